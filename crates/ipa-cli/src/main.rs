@@ -1,0 +1,2 @@
+//! The `ipa` program.
+fn main() {}

@@ -1,0 +1,156 @@
+//! Shortest side and centre crop, the two transforms in front of every CLIP tower and every training picture.
+
+use std::ops::Range;
+
+use image::{RgbImage, imageops};
+
+use super::resize::{Filter, Size, resize_part};
+
+/// Where the centre is when it falls between two pixels; black fills what the image lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CropRule {
+    /// transformers' `CLIPImageProcessor`: the offset is rounded down.
+    Clip,
+    /// torchvision's `CenterCrop`: half an offset goes to the even neighbour. The reference trains with it.
+    Torchvision,
+}
+
+/// Scales so that the shorter side is `side`; the longer one is rounded down, as in transformers and torchvision.
+///
+/// To crop afterwards, [`resize_and_crop`] gives the same and computes only what is kept.
+///
+/// # Panics
+/// If `side` or a side of the image is 0, or if the result is longer than 2³² - 1.
+pub fn resize_shortest(image: &RgbImage, side: u32, filter: Filter) -> RgbImage {
+    let size = shortest_size(image, side);
+    assert!(size.width.max(size.height) <= u32::MAX.into(), "the image is too narrow to be enlarged as a whole");
+    resize_part(image, size, 0..size.width, 0..size.height, filter)
+}
+
+/// Cuts a `side` x `side` square out of the middle.
+pub fn center_crop(image: &RgbImage, side: u32, rule: CropRule) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let columns = Window::centered(width.into(), side, rule);
+    let rows = Window::centered(height.into(), side, rule);
+    let kept = imageops::crop_imm(
+        image,
+        columns.kept.start as u32,
+        rows.kept.start as u32,
+        columns.kept_len(),
+        rows.kept_len(),
+    );
+    pad(kept.to_image(), &columns, &rows)
+}
+
+/// [`resize_shortest`], then [`center_crop`], to a `side` x `side` square.
+///
+/// # Panics
+/// If `side` or a side of the image is 0.
+pub fn resize_and_crop(image: &RgbImage, side: u32, filter: Filter, rule: CropRule) -> RgbImage {
+    resize_to_and_crop(image, shortest_size(image, side), (side, side), filter, rule)
+}
+
+/// Resizes to `size`, of which only the middle, `crop` = (width, height), is computed.
+pub(super) fn resize_to_and_crop(
+    image: &RgbImage,
+    size: Size,
+    crop: (u32, u32),
+    filter: Filter,
+    rule: CropRule,
+) -> RgbImage {
+    let columns = Window::centered(size.width, crop.0, rule);
+    let rows = Window::centered(size.height, crop.1, rule);
+    let kept = resize_part(image, size, columns.kept.clone(), rows.kept.clone(), filter);
+    pad(kept, &columns, &rows)
+}
+
+/// Size of `image` after its shorter side became `side`.
+pub(super) fn shortest_size(image: &RgbImage, side: u32) -> Size {
+    let (width, height) = (u64::from(image.width()), u64::from(image.height()));
+    let side = u64::from(side);
+    if width <= height {
+        Size { width: side, height: side * height / width.max(1) }
+    } else {
+        Size { width: side * width / height.max(1), height: side }
+    }
+}
+
+/// A crop along one axis.
+struct Window {
+    /// Pixels of the image that are in the crop.
+    kept: Range<u64>,
+    /// Black pixels before them.
+    before: u32,
+    /// Length of the crop.
+    len: u32,
+}
+
+impl Window {
+    fn centered(image: u64, len: u32, rule: CropRule) -> Self {
+        let crop = u64::from(len);
+        if crop >= image {
+            let missing = crop - image;
+            let before = match rule {
+                CropRule::Clip => missing.div_ceil(2),
+                CropRule::Torchvision => missing / 2,
+            };
+            return Self { kept: 0..image, before: before as u32, len };
+        }
+        let excess = image - crop;
+        let start = match rule {
+            CropRule::Clip => excess / 2,
+            CropRule::Torchvision => excess / 2 + u64::from(excess % 4 == 3),
+        };
+        Self { kept: start..start + crop, before: 0, len }
+    }
+
+    fn kept_len(&self) -> u32 {
+        (self.kept.end - self.kept.start) as u32
+    }
+}
+
+fn pad(kept: RgbImage, columns: &Window, rows: &Window) -> RgbImage {
+    if kept.dimensions() == (columns.len, rows.len) {
+        return kept;
+    }
+    let mut padded = RgbImage::new(columns.len, rows.len);
+    imageops::replace(&mut padded, &kept, columns.before.into(), rows.before.into());
+    padded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_differ_where_the_excess_is_3_mod_4() {
+        let start = |excess: u64, rule| Window::centered(224 + excess, 224, rule).kept.start;
+        assert!((0..8).map(|excess| start(excess, CropRule::Clip)).eq([0, 0, 1, 1, 2, 2, 3, 3]));
+        assert!((0..8).map(|excess| start(excess, CropRule::Torchvision)).eq([0, 0, 1, 2, 2, 2, 3, 4]));
+    }
+
+    #[test]
+    fn resize_and_crop_is_the_two_steps() {
+        let image = RgbImage::from_fn(33, 71, |x, y| image::Rgb([(5 * x) as u8, (3 * y) as u8, (x * y) as u8]));
+        for rule in [CropRule::Clip, CropRule::Torchvision] {
+            let steps = center_crop(&resize_shortest(&image, 20, Filter::Bilinear), 20, rule);
+            assert_eq!(resize_and_crop(&image, 20, Filter::Bilinear, rule), steps);
+        }
+    }
+
+    #[test]
+    fn what_the_image_lacks_is_black() {
+        let image = RgbImage::from_pixel(2, 1, image::Rgb([255; 3]));
+        let padded = center_crop(&image, 5, CropRule::Clip);
+        let white: Vec<_> = padded.enumerate_pixels().filter(|(_, _, pixel)| pixel.0[0] == 255).collect();
+        assert!(white.iter().map(|(x, y, _)| (*x, *y)).eq([(2, 2), (3, 2)]));
+    }
+
+    /// A strip of one pixel by millions would be terabytes as a whole.
+    #[test]
+    fn only_the_middle_of_a_long_strip_is_computed() {
+        let strip = RgbImage::from_pixel(1, 10_000_000, image::Rgb([9, 8, 7]));
+        let square = resize_and_crop(&strip, 512, Filter::Bicubic, CropRule::Clip);
+        assert!(square.pixels().all(|pixel| pixel.0 == [9, 8, 7]));
+    }
+}

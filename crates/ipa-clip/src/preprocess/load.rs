@@ -1,0 +1,47 @@
+//! Image files of strangers.
+
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+
+use super::PreprocessError;
+
+/// Images with more pixels are refused before they are decoded.
+pub const MAX_PIXELS: u64 = 8192 * 8192;
+
+/// Reads a PNG, JPEG or WebP file as RGB, turned upright as its EXIF orientation says.
+///
+/// The format is found from the content, not from the name. As Pillow's `convert("RGB")`, transparency is dropped,
+/// not blended; of 16-bit channels the high byte is kept; colour profiles are ignored; of an animation the first
+/// picture is taken.
+///
+/// # Errors
+/// [`PreprocessError::Read`], [`PreprocessError::TooLarge`] (more than [`MAX_PIXELS`]), [`PreprocessError::Decode`].
+pub fn load_image(path: &Path) -> Result<RgbImage, PreprocessError> {
+    let cannot_read = |source| PreprocessError::Read { path: path.to_path_buf(), source };
+    let cannot_decode = |source| PreprocessError::Decode { path: path.to_path_buf(), source };
+
+    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(cannot_read)?;
+    let mut decoder = reader.into_decoder().map_err(cannot_decode)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(PreprocessError::TooLarge { path: path.to_path_buf(), width, height });
+    }
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms); // damaged EXIF spoils no pixel
+    let mut image = DynamicImage::from_decoder(decoder).map_err(cannot_decode)?;
+    image.apply_orientation(orientation);
+    Ok(into_rgb(image))
+}
+
+fn into_rgb(image: DynamicImage) -> RgbImage {
+    let is_wide = image.color().bytes_per_pixel() > image.color().channel_count();
+    if !is_wide {
+        return image.into_rgb8();
+    }
+    let wide = image.into_rgb16();
+    let (width, height) = wide.dimensions();
+    // Parity: Pillow keeps the high byte, `into_rgb8` would round.
+    let high_bytes = wide.into_raw().into_iter().map(|value| (value >> 8) as u8).collect();
+    RgbImage::from_raw(width, height, high_bytes).expect("as many bytes as there were channels")
+}

@@ -1,0 +1,53 @@
+//! From image files to what the vision towers see, as Pillow and transformers compute it.
+
+mod crop;
+mod load;
+mod processor;
+mod resize;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use crop::{CropRule, center_crop, resize_and_crop, resize_shortest};
+pub use load::{MAX_PIXELS, load_image};
+pub use processor::ImageProcessor;
+pub use resize::{Filter, resize};
+
+/// Why an image or a processor's configuration could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PreprocessError {
+    /// The operating system refused to read.
+    #[error("cannot read {path}; check that it exists and may be read")]
+    Read {
+        /// File that was to be read.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is not an image, a damaged one, or of a kind that is not supported.
+    #[error("{path} is not a usable image; save it again as PNG, JPEG or WebP")]
+    Decode {
+        /// File that was read.
+        path: PathBuf,
+        /// The decoder's reason.
+        source: image::ImageError,
+    },
+    /// The image has more pixels than anybody needs here; found from its header, before decoding.
+    #[error("{path} has {width} x {height} pixels, more than the {MAX_PIXELS} allowed; make it smaller first")]
+    TooLarge {
+        /// File that was read.
+        path: PathBuf,
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
+    /// `preprocessor_config.json` asks for something that CLIP's processor does not do here.
+    #[error("{path} does not describe a CLIP image processor")]
+    Config {
+        /// File that was read.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}

@@ -1,0 +1,202 @@
+//! CLIP's byte-pair tokenizer.
+
+mod files;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokenizers::models::bpe::{BPE, BpeBuilder};
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::tokenizer::{AddedToken, Encoding, SplitDelimiterBehavior, Tokenizer};
+
+use files::TokenizerFiles;
+
+/// Contractions, runs of letters, single digits, runs of anything else; spaces only separate.
+const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// CLIP's byte-pair tokenizer, from the published folder layout (`vocab.json` and `merges.txt`).
+///
+/// Equals transformers 5.23's `CLIPTokenizer` called with `padding="max_length", truncation=True`: NFC, spaces
+/// joined, lower case, then byte pairs within words. No HTML entity is decoded and no broken Unicode repaired,
+/// as transformers does neither.
+#[derive(Debug)]
+pub struct ClipTokenizer {
+    tokenizer: Tokenizer,
+    max_length: usize,
+    bos_id: u32,
+    eos_id: u32,
+    pad_id: u32,
+}
+
+impl ClipTokenizer {
+    /// Reads a tokenizer folder: `vocab.json` and `merges.txt`, or `tokenizer.json` alone.
+    ///
+    /// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` are respected where they are there;
+    /// without them the length is 77 and everything but the start is `<|endoftext|>`, as in Stable Diffusion 1.x.
+    ///
+    /// # Errors
+    /// Any [`TokenizerError`] but [`TokenizerError::Encode`].
+    pub fn from_folder(dir: &Path) -> Result<Self, TokenizerError> {
+        let files = TokenizerFiles::read(dir)?;
+        let max_length = files.max_length;
+        let specials = [("bos_token", &files.bos), ("eos_token", &files.eos), ("pad_token", &files.pad)]
+            .map(|(role, token)| (role, token.content.clone()));
+        let tokenizer = build(files).map_err(|source| TokenizerError::Build { path: dir.to_path_buf(), source })?;
+        let [bos_id, eos_id, pad_id] = specials.map(|(role, token)| {
+            tokenizer.token_to_id(&token).ok_or(TokenizerError::SpecialToken { path: dir.to_path_buf(), role, token })
+        });
+        Ok(Self { tokenizer, max_length, bos_id: bos_id?, eos_id: eos_id?, pad_id: pad_id? })
+    }
+
+    /// Number of ids that [`encode`](Self::encode) returns; the positions a text tower has, 77 in published models.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Id of the token that starts every text.
+    pub fn bos_id(&self) -> i64 {
+        self.bos_id.into()
+    }
+
+    /// Id of the token that ends every text; the text tower is pooled at its first position.
+    pub fn eos_id(&self) -> i64 {
+        self.eos_id.into()
+    }
+
+    /// Id that fills up after the end: the end token again in Stable Diffusion 1.x, 0 in SDXL's second tokenizer.
+    pub fn pad_id(&self) -> i64 {
+        self.pad_id.into()
+    }
+
+    /// The ids of a text: start, words, end, padding; [`max_length`](Self::max_length) of them.
+    ///
+    /// What does not fit is cut off, the end token stays; [`overflow`](Self::overflow) tells what was cut.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn encode(&self, text: &str) -> Result<Vec<i64>, TokenizerError> {
+        let words = self.words(text)?;
+        let ids = words.get_ids().iter().take(self.max_words());
+        let mut ids: Vec<i64> =
+            [&self.bos_id].into_iter().chain(ids).chain([&self.eos_id]).map(|&id| i64::from(id)).collect();
+        ids.resize(self.max_length, self.pad_id());
+        Ok(ids)
+    }
+
+    /// The end of a text that [`encode`](Self::encode) cuts off, from the first word that is not kept whole.
+    ///
+    /// `None` if everything fits. Meant for a warning.
+    pub fn overflow(&self, text: &str) -> Option<String> {
+        let words = self.words(text).ok()?;
+        let first_cut = self.max_words();
+        let (mut start, _) = *words.get_offsets().get(first_cut)?;
+        if let Some(word) = words.get_word_ids()[first_cut] {
+            let first_of_word = words.get_word_ids().iter().position(|&id| id == Some(word))?;
+            start = words.get_offsets()[first_of_word].0;
+        }
+        text.get(start..).map(|rest| rest.trim().to_owned())
+    }
+
+    /// How many tokens fit between the start and the end token.
+    fn max_words(&self) -> usize {
+        self.max_length - 2
+    }
+
+    fn words(&self, text: &str) -> Result<Encoding, TokenizerError> {
+        self.tokenizer.encode(text, false).map_err(|source| TokenizerError::Encode { source })
+    }
+}
+
+/// Why a text could not be made into ids.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// A file of the folder is missing or may not be read.
+    #[error("cannot read {path}; a tokenizer folder holds vocab.json and merges.txt, or tokenizer.json")]
+    Read {
+        /// File that was to be read.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A JSON file of the folder is damaged or of another kind of tokenizer.
+    #[error("{path} does not describe a CLIP tokenizer; fetch the tokenizer folder again")]
+    Json {
+        /// File that was read.
+        path: PathBuf,
+        /// Where it stops making sense.
+        source: serde_json::Error,
+    },
+    /// A merge is not two symbols with a space between them.
+    #[error("merge {number} in {path} is not two symbols with a space between; fetch the tokenizer folder again")]
+    Merge {
+        /// File that was read.
+        path: PathBuf,
+        /// Which merge: the line of `merges.txt`, the place in `tokenizer.json`; from 1.
+        number: usize,
+    },
+    /// `model_max_length` leaves no room for a start and an end.
+    #[error("{path} sets model_max_length to {value}; at least 2 is needed, 77 is usual")]
+    MaxLength {
+        /// File that sets it.
+        path: PathBuf,
+        /// What it says.
+        value: f64,
+    },
+    /// The vocabulary does not hold a token that every text needs.
+    #[error("the vocabulary in {path} lacks the {role} `{token}`; fetch the tokenizer folder again")]
+    SpecialToken {
+        /// Folder of the tokenizer.
+        path: PathBuf,
+        /// Its name in the configuration.
+        role: &'static str,
+        /// The token itself.
+        token: String,
+    },
+    /// Vocabulary and merges contradict each other.
+    #[error("the tokenizer files in {path} do not fit together; fetch the tokenizer folder again")]
+    Build {
+        /// Folder of the tokenizer.
+        path: PathBuf,
+        /// What does not fit.
+        source: tokenizers::Error,
+    },
+    /// The text could not be split into words.
+    #[error("cannot split the text into tokens; try a shorter or simpler one")]
+    Encode {
+        /// The reason.
+        source: tokenizers::Error,
+    },
+}
+
+/// The pipeline of transformers' `CLIPTokenizer`, without its post-processor: `encode` adds start and end.
+fn build(files: TokenizerFiles) -> Result<Tokenizer, tokenizers::Error> {
+    let bpe: BPE = BpeBuilder::new()
+        .vocab_and_merges(files.vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), files.merges)
+        .end_of_word_suffix("</w>".to_owned())
+        .unk_token(files.unk.content.clone())
+        .build()?;
+    let one_space = Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")?;
+    let words = Split::new(SplitPattern::Regex(WORDS.to_owned()), SplitDelimiterBehavior::Removed, true)?;
+    let bytes = ByteLevel::default().add_prefix_space(false);
+
+    let mut tokenizer = Tokenizer::new(bpe);
+    tokenizer
+        .with_normalizer(Some(Normalizers::new(vec![NFC.into(), one_space.into(), Lowercase.into()])))
+        .with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
+    // Special tokens are found inside a text too: typing <|endoftext|> gives its id, and where "!" is the padding
+    // (SDXL's second tokenizer) every "!" does. The model's vocabulary knows them already.
+    let mut known: Vec<AddedToken> = files.added;
+    for special in [files.bos, files.eos, files.unk, files.pad] {
+        match known.iter_mut().find(|token| token.content == special.content) {
+            Some(token) => *token = special, // Parity: of several rules for one token the last counts
+            None if tokenizer.token_to_id(&special.content).is_some() => known.push(special),
+            None => {} // `from_folder` refuses the folder if texts need it
+        }
+    }
+    tokenizer.add_tokens(&known);
+    Ok(tokenizer)
+}

@@ -1,0 +1,66 @@
+//! Loading one model from its published folder: `config.json` and a safetensors file beside it.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use tch::{Device, Kind, nn};
+
+use crate::{Checkpoint, WeightsError};
+
+/// The sizes of a model, as its `config.json` gives them.
+pub trait Config: DeserializeOwned {
+    /// Refuses what this project's code does not compute.
+    ///
+    /// # Errors
+    /// One sentence that names the field and its value.
+    fn check(&self) -> Result<(), String>;
+}
+
+/// A loaded model with its sizes and its variables.
+#[derive(Debug)]
+pub struct Component<C, M> {
+    /// Sizes.
+    pub config: C,
+    /// The model; frozen.
+    pub model: M,
+    /// Its variables by name.
+    pub vs: nn::VarStore,
+}
+
+/// Loads a published folder strictly, converted to `kind` on `device`; nothing in it requires a gradient.
+///
+/// `model_name` maps a tensor's name in the file to its name in the model, `None` for tensors to be left out.
+///
+/// # Errors
+/// [`WeightsError`] naming the file, and the field or tensor, at fault.
+pub fn load_component<C: Config, M>(
+    folder: &Path,
+    (device, kind): (Device, Kind),
+    model_name: impl Fn(&str) -> Option<String>,
+    build: impl FnOnce(nn::Path, &C) -> M,
+) -> Result<Component<C, M>, WeightsError> {
+    let config: C = read_config(folder)?;
+    let mut vs = nn::VarStore::new(device);
+    vs.set_kind(kind);
+    let model = build(vs.root(), &config);
+    Checkpoint::open(&ipa_formats::weights_file(folder)?)?.renamed(model_name).load_into(&vs)?;
+    Ok(Component { config, model, vs })
+}
+
+/// Reads and checks a folder's `config.json`.
+///
+/// # Errors
+/// [`WeightsError`] naming the file and the field at fault.
+pub fn read_config<C: Config>(folder: &Path) -> Result<C, WeightsError> {
+    let path = folder.join("config.json");
+    let config: C = ipa_formats::read_json(&path)?;
+    match config.check() {
+        Ok(()) => Ok(config),
+        Err(reason) => Err(WeightsError::Config { path, reason }),
+    }
+}
+
+/// Every tensor under its own name.
+pub fn same_name(name: &str) -> Option<String> {
+    Some(name.to_owned())
+}

@@ -1,0 +1,198 @@
+//! What can be wrong with a file.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::AdapterError;
+
+/// A file or folder that could not be read, understood or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// The operating system refused to read.
+    #[error("cannot read {path}; check that it exists and may be read")]
+    Read {
+        /// File or folder that was to be read.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The operating system refused to write; nothing was left behind.
+    #[error("cannot write {path}; check that its folder exists, may be written to and has space left")]
+    Write {
+        /// File that was to be written.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A folder, a device or a pipe stands where a file is expected.
+    #[error("{path} is not a regular file; give the path of a file")]
+    NotAFile {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// The file does not hold well-formed safetensors.
+    #[error("{path} is not a usable safetensors file; fetch or write it again")]
+    Header {
+        /// File that was read.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: HeaderError,
+    },
+    /// A JSON file is malformed, or one of its fields is.
+    #[error("cannot use {path}: field `{field}` is not as expected")]
+    Json {
+        /// File that was read.
+        path: PathBuf,
+        /// Path of the field in the file, `.` for the whole.
+        field: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// Something else than a diffusers-style model folder.
+    #[error("{path} holds neither model_index.json nor unet/; give a diffusers-style model folder")]
+    NotAModel {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A model without a component that is needed.
+    #[error("{path} has no folder {name}/; add that component or choose a model that has it")]
+    MissingComponent {
+        /// The model's folder.
+        path: PathBuf,
+        /// The component.
+        name: String,
+    },
+    /// A component without its configuration.
+    #[error("{path} has no config.json; copy the whole component, not the weights alone")]
+    MissingConfig {
+        /// The component's folder.
+        path: PathBuf,
+    },
+    /// A component without weights.
+    #[error("{path} holds no weights; looked for {names}")]
+    NoWeights {
+        /// The component's folder.
+        path: PathBuf,
+        /// Files looked for, separated by commas.
+        names: String,
+    },
+    /// Weights that lie there only as a torch pickle, which could run code when it is read.
+    #[error(
+        "{path} is a torch pickle, which is never read because it can run code; \
+         load it with the Python library it came from and call save_pretrained, which writes safetensors"
+    )]
+    PickledWeights {
+        /// The pickle.
+        path: PathBuf,
+    },
+    /// Weights split over several files.
+    #[error(
+        "{path} splits the weights over several files; save them as one with save_pretrained(…, max_shard_size=\"50GB\")"
+    )]
+    ShardedWeights {
+        /// The index of the parts.
+        path: PathBuf,
+    },
+    /// An adapter file that is incomplete or of no known layout.
+    #[error("{path} is not a usable adapter")]
+    Adapter {
+        /// File that was read.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: AdapterError,
+    },
+    /// A folder with nothing to inspect.
+    #[error("{path} holds neither model_index.json nor config.json nor weights; give a model, a component or a file")]
+    NothingToInspect {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// Tensors that were to be written contradict themselves.
+    #[error("{path} was not written: tensor `{name}` {problem}")]
+    Tensor {
+        /// File that was to be written.
+        path: PathBuf,
+        /// Tensor at fault.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+/// What is wrong with the header of a safetensors file.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// Not even the length of the header is there.
+    #[error("the file has {file_len} bytes, the length of its header alone takes 8")]
+    TooShort {
+        /// Length of the file in bytes.
+        file_len: u64,
+    },
+    /// The header claims an unreasonable length: most likely another kind of file.
+    #[error("its header claims {header_len} bytes, at most {limit} are accepted; it is probably not safetensors")]
+    TooLarge {
+        /// Claimed length in bytes.
+        header_len: u64,
+        /// Longest accepted header.
+        limit: u64,
+    },
+    /// The header claims to end behind the end of the file.
+    #[error("its header claims {header_len} bytes, the file has {file_len}; it is cut short or not safetensors")]
+    BeyondFile {
+        /// Claimed length in bytes.
+        header_len: u64,
+        /// Length of the file in bytes.
+        file_len: u64,
+    },
+    /// The header is not text.
+    #[error("its header is not UTF-8 text")]
+    NotUtf8(#[from] std::str::Utf8Error),
+    /// The header is not the JSON that the format asks for, or names a tensor twice, or exceeds a limit.
+    #[error("its header does not describe tensors")]
+    Json(#[from] serde_json::Error),
+    /// A data type that this project does not compute with.
+    #[error("tensor `{name}` has data type {dtype}, which is not supported; convert it to F16, BF16 or F32")]
+    Dtype {
+        /// Tensor at fault.
+        name: String,
+        /// Data type in the header.
+        dtype: String,
+    },
+    /// The product of shape and element size does not fit into memory.
+    #[error("tensor `{name}` has the impossible shape {shape:?}")]
+    Shape {
+        /// Tensor at fault.
+        name: String,
+        /// Shape in the header.
+        shape: Vec<usize>,
+    },
+    /// Shape and data type need another number of bytes than the header sets aside.
+    #[error("tensor `{name}` needs {needed} bytes, its data offsets {begin} to {end} hold another number")]
+    Size {
+        /// Tensor at fault.
+        name: String,
+        /// Bytes that shape and data type ask for.
+        needed: usize,
+        /// First byte of the data.
+        begin: usize,
+        /// Byte behind the data.
+        end: usize,
+    },
+    /// Tensors overlap or leave a hole between them.
+    #[error("the data of tensor `{name}` does not begin where the tensor before it ends")]
+    Offsets {
+        /// Tensor at fault.
+        name: String,
+    },
+    /// Another fault that the format's own library reports.
+    #[error("the tensors in its header are inconsistent")]
+    Inconsistent(#[source] ::safetensors::SafeTensorError),
+    /// The tensors do not fill the file exactly.
+    #[error("the file has {file_len} bytes, its header describes {expected}; it is cut short or has bytes appended")]
+    Length {
+        /// Length of the file in bytes.
+        file_len: u64,
+        /// Length by the header.
+        expected: u64,
+    },
+}

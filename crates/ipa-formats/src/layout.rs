@@ -1,0 +1,214 @@
+//! Where things lie in a diffusers-style model folder.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::FormatError;
+
+/// Names under which the reference libraries store the weights of one component, most usual first.
+const WEIGHTS_NAMES: [&str; 4] = [
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "model.fp16.safetensors",
+];
+
+/// The largest JSON file of a published model, a tokenizer, has a few megabytes.
+const MAX_JSON_BYTES: u64 = 64 << 20;
+
+/// A folder with one sub-folder for each component of a model.
+///
+/// Components go by their diffusers names: `unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler`,
+/// `image_encoder`, `feature_extractor`.
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    path: PathBuf,
+}
+
+impl ModelFolder {
+    /// Takes a folder that has a `model_index.json` or at least a `unet`.
+    ///
+    /// # Errors
+    /// [`FormatError::Read`] if there is nothing, [`FormatError::NotAModel`] if it is something else.
+    pub fn open(path: &Path) -> Result<Self, FormatError> {
+        fs::metadata(path).map_err(|source| FormatError::Read { path: path.to_owned(), source })?;
+        if path.join("model_index.json").is_file() || path.join("unet").is_dir() {
+            Ok(Self { path: path.to_owned() })
+        } else {
+            Err(FormatError::NotAModel { path: path.to_owned() })
+        }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Folder of a component, `None` if the model comes without.
+    pub fn component(&self, name: &str) -> Option<PathBuf> {
+        Some(self.path.join(name)).filter(|folder| folder.is_dir())
+    }
+
+    /// Folder of a component that is needed.
+    ///
+    /// # Errors
+    /// [`FormatError::MissingComponent`] if the model comes without.
+    pub fn require(&self, name: &str) -> Result<PathBuf, FormatError> {
+        self.component(name)
+            .ok_or_else(|| FormatError::MissingComponent { path: self.path.clone(), name: name.to_owned() })
+    }
+}
+
+/// Finds the weights in the folder of one component, full precision before `fp16`.
+///
+/// # Errors
+/// [`FormatError::NoWeights`] names what was looked for; [`FormatError::PickledWeights`] and
+/// [`FormatError::ShardedWeights`] say that the weights are there in a form that is not read.
+pub fn weights_file(component: &Path) -> Result<PathBuf, FormatError> {
+    let found = WEIGHTS_NAMES.iter().map(|name| component.join(name)).find(|path| path.is_file());
+    match found {
+        Some(path) => Ok(path),
+        None => Err(why_no_weights(component)),
+    }
+}
+
+fn why_no_weights(component: &Path) -> FormatError {
+    let entries = match fs::read_dir(component) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()),
+        Err(source) => return FormatError::Read { path: component.to_owned(), source },
+    };
+    let mut files: Vec<PathBuf> = entries.collect();
+    files.sort(); // the same file is named whatever order the system lists them in
+    let ending = |ending: &str| files.iter().find(|path| path.to_string_lossy().ends_with(ending)).cloned();
+    if let Some(path) = ending(".safetensors.index.json") {
+        return FormatError::ShardedWeights { path };
+    }
+    if let Some(path) = ending(".bin").or_else(|| ending(".ckpt")).or_else(|| ending(".pt")) {
+        return FormatError::PickledWeights { path };
+    }
+    FormatError::NoWeights { path: component.to_owned(), names: WEIGHTS_NAMES.join(", ") }
+}
+
+/// Reads a JSON file into any type, or into [`serde_json::Value`].
+///
+/// # Errors
+/// [`FormatError::Read`] if it is missing, [`FormatError::NotAFile`], [`FormatError::Json`] with the
+/// field that is wrong.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FormatError> {
+    let read_error = |source| FormatError::Read { path: path.to_owned(), source };
+    let found = fs::metadata(path).map_err(read_error)?;
+    if !found.is_file() {
+        return Err(FormatError::NotAFile { path: path.to_owned() });
+    }
+    if found.len() > MAX_JSON_BYTES {
+        let reason = format!("{} bytes are too many for a JSON file, at most {MAX_JSON_BYTES} are read", found.len());
+        return Err(read_error(io::Error::new(io::ErrorKind::FileTooLarge, reason)));
+    }
+    let bytes = fs::read(path).map_err(read_error)?;
+    let json_error = |field: String, source| FormatError::Json { path: path.to_owned(), field, source };
+    let mut json = serde_json::Deserializer::from_slice(&bytes);
+    let value = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| json_error(error.path().to_string(), error.into_inner()))?;
+    json.end().map_err(|error| json_error(".".to_owned(), error))?;
+    Ok(value)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Config {
+        #[serde(rename = "block_out_channels")]
+        channels: Vec<usize>,
+    }
+
+    fn folder_with(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "{}").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn components_are_the_sub_folders() {
+        let folder = folder_with(&["model_index.json", "unet/config.json"]);
+        let model = ModelFolder::open(folder.path()).unwrap();
+        assert_eq!(model.component("unet"), Some(folder.path().join("unet")));
+        assert_eq!(model.component("image_encoder"), None);
+        let error = model.require("image_encoder").unwrap_err().to_string();
+        assert!(error.contains("image_encoder") && error.contains(folder.path().to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_not_a_model() {
+        let folder = folder_with(&["cat.png"]);
+        assert!(matches!(ModelFolder::open(folder.path()), Err(FormatError::NotAModel { .. })));
+        assert!(matches!(ModelFolder::open(&folder.path().join("cat.png")), Err(FormatError::NotAModel { .. })));
+        assert!(matches!(ModelFolder::open(&folder.path().join("nowhere")), Err(FormatError::Read { .. })));
+    }
+
+    #[test]
+    fn full_precision_weights_go_before_half() {
+        let folder = folder_with(&["model.fp16.safetensors", "model.safetensors", "pytorch_model.bin"]);
+        assert_eq!(weights_file(folder.path()).unwrap(), folder.path().join("model.safetensors"));
+        let folder = folder_with(&["diffusion_pytorch_model.fp16.safetensors"]);
+        assert!(weights_file(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn missing_weights_say_what_was_looked_for() {
+        let folder = folder_with(&["config.json"]);
+        let error = weights_file(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("diffusion_pytorch_model.safetensors, model.safetensors"), "{error}");
+    }
+
+    #[test]
+    fn pickled_weights_are_refused_with_the_way_out() {
+        let folder = folder_with(&["diffusion_pytorch_model.bin"]);
+        let error = weights_file(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("diffusion_pytorch_model.bin") && error.contains("save_pretrained"), "{error}");
+    }
+
+    #[test]
+    fn sharded_weights_are_refused() {
+        let folder = folder_with(&["model.safetensors.index.json", "model-00001-of-00002.safetensors"]);
+        assert!(matches!(weights_file(folder.path()), Err(FormatError::ShardedWeights { .. })));
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        fs::write(&path, r#"{"block_out_channels": [32, "wide"]}"#).unwrap();
+        let error = read_json::<Config>(&path).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains("block_out_channels[1]"), "{error}");
+        fs::write(&path, r#"{"block_out_channels": [32, 64]}"#).unwrap();
+        assert_eq!(read_json::<Config>(&path).unwrap().channels, [32, 64]);
+    }
+
+    #[test]
+    fn broken_json_is_an_error_with_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        for text in [&b""[..], b"{", b"{} {}", b"\xff\xfe", "[".repeat(100_000).as_bytes()] {
+            fs::write(&path, text).unwrap();
+            let error = read_json::<serde_json::Value>(&path).unwrap_err();
+            assert!(matches!(&error, FormatError::Json { path: named, .. } if *named == path), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_config_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = read_json::<Config>(&folder.path().join("config.json")).unwrap_err();
+        assert!(error.to_string().contains("config.json"), "{error}");
+    }
+}

@@ -1,0 +1,218 @@
+//! Writing safetensors: equal contents give equal bytes.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use super::header::LENGTH_BYTES;
+use super::{Dtype, TensorInfo};
+use crate::{FormatError, write_atomically};
+
+/// Metadata key under which this project stores one JSON value.
+pub const METADATA_KEY: &str = "ipa";
+
+/// One tensor to be written.
+#[derive(Clone, Debug)]
+pub struct TensorBytes<'a> {
+    /// Name in the file.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Little-endian elements, row-major.
+    pub data: Cow<'a, [u8]>,
+}
+
+/// Writes tensors and one JSON value of metadata, whole or not at all.
+///
+/// Tensors are ordered by element size, then name, so that each is aligned to its elements. The
+/// metadata stands under the key `ipa` as JSON text with sorted keys; `"format": "pt"` is always
+/// beside it because accelerate and older transformers want it.
+///
+/// # Errors
+/// [`FormatError::Tensor`] if two tensors share a name or data and shape disagree, otherwise as
+/// [`write_atomically`].
+pub fn write_safetensors(
+    path: &Path,
+    mut tensors: Vec<TensorBytes>,
+    metadata: Option<&serde_json::Value>,
+) -> Result<(), FormatError> {
+    tensors.sort_by(|a, b| (Reverse(a.dtype.size()), &a.name).cmp(&(Reverse(b.dtype.size()), &b.name)));
+    check(path, &tensors)?;
+    write_atomically(path, |out| {
+        let header = header_text(&tensors, metadata)?;
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        tensors.iter().try_for_each(|tensor| out.write_all(&tensor.data))
+    })
+}
+
+fn check(path: &Path, tensors: &[TensorBytes]) -> Result<(), FormatError> {
+    let refuse = |name: &str, problem| FormatError::Tensor { path: path.to_owned(), name: name.to_owned(), problem };
+    let mut names = BTreeSet::new();
+    for tensor in tensors {
+        let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone() };
+        if !names.insert(&tensor.name) {
+            return Err(refuse(&tensor.name, "is given twice"));
+        }
+        if tensor.name == "__metadata__" {
+            return Err(refuse(&tensor.name, "has a name that the format reserves"));
+        }
+        if info.checked_bytes() != Some(tensor.data.len()) {
+            return Err(refuse(&tensor.name, "has data of another length than its shape asks for"));
+        }
+    }
+    Ok(())
+}
+
+fn header_text(tensors: &[TensorBytes], metadata: Option<&serde_json::Value>) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(&HeaderOut { tensors, metadata })?;
+    text.resize(text.len().next_multiple_of(LENGTH_BYTES), b' '); // aligns the data
+    Ok(text)
+}
+
+struct HeaderOut<'a> {
+    tensors: &'a [TensorBytes<'a>],
+    metadata: Option<&'a serde_json::Value>,
+}
+
+#[derive(Serialize)]
+struct TensorOut<'a> {
+    dtype: &'static str,
+    shape: &'a [usize],
+    data_offsets: (usize, usize),
+}
+
+impl Serialize for HeaderOut<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut metadata = BTreeMap::from([("format", "pt".to_owned())]);
+        if let Some(value) = self.metadata {
+            metadata.insert(METADATA_KEY, value.to_string());
+        }
+        let mut map = serializer.serialize_map(Some(self.tensors.len() + 1))?;
+        map.serialize_entry("__metadata__", &metadata)?;
+        let mut begin = 0;
+        for TensorBytes { name, dtype, shape, data } in self.tensors {
+            let end = begin + data.len();
+            let entry = TensorOut { dtype: dtype.name(), shape, data_offsets: (begin, end) };
+            map.serialize_entry(name, &entry)?;
+            begin = end;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::super::SafetensorsFile;
+    use super::*;
+
+    fn tensor(name: &str, dtype: Dtype, shape: &[usize]) -> TensorBytes<'static> {
+        let len = dtype.size() * shape.iter().product::<usize>();
+        let data: Vec<u8> = (0..len).map(|index| index as u8).collect();
+        TensorBytes { name: name.to_owned(), dtype, shape: shape.to_vec(), data: data.into() }
+    }
+
+    fn several() -> Vec<TensorBytes<'static>> {
+        vec![
+            tensor("odd", Dtype::U8, &[3]),
+            tensor("halves", Dtype::F16, &[5]),
+            tensor("scalar", Dtype::F32, &[]),
+            tensor("empty", Dtype::F32, &[0, 4]),
+            tensor("long", Dtype::I64, &[2, 1]),
+            tensor("brain \" é", Dtype::BF16, &[2, 3]),
+            tensor("flags", Dtype::Bool, &[1]),
+        ]
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("several.safetensors");
+        write_safetensors(&path, several(), Some(&json!({"step": 3, "a": [1.5]}))).unwrap();
+        let file = SafetensorsFile::open(&path).unwrap();
+        assert_eq!(file.path(), path);
+        assert!(file.names().is_sorted() && file.names().count() == several().len());
+        for TensorBytes { name, dtype, shape, data } in several() {
+            assert_eq!(file.info(&name), Some(TensorInfo { dtype, shape }), "{name}");
+            assert_eq!(file.data(&name), Some(&data[..]), "{name}");
+        }
+        assert_eq!((file.info("other"), file.data("other")), (None, None));
+        assert_eq!(file.metadata()["ipa"], r#"{"a":[1.5],"step":3}"#);
+        assert_eq!(file.metadata()["format"], "pt");
+    }
+
+    #[test]
+    fn the_reference_library_reads_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("several.safetensors");
+        write_safetensors(&path, several(), None).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let read = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(read.len(), several().len());
+        for TensorBytes { name, dtype, shape, data } in several() {
+            let view = read.tensor(&name).unwrap();
+            assert_eq!((view.dtype(), view.shape(), view.data()), (dtype.stored(), &shape[..], &data[..]), "{name}");
+        }
+    }
+
+    #[test]
+    fn equal_contents_give_equal_bytes_in_any_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let written = |tensors, metadata: serde_json::Value| {
+            let path = folder.path().join("again.safetensors");
+            write_safetensors(&path, tensors, Some(&metadata)).unwrap();
+            fs::read(path).unwrap()
+        };
+        let forwards = written(several(), json!({"a": {"x": 1, "y": 2}, "b": 2}));
+        let backwards = written(several().into_iter().rev().collect(), json!({"b": 2, "a": {"y": 2, "x": 1}}));
+        assert_eq!(forwards, backwards);
+    }
+
+    #[test]
+    fn data_is_aligned_to_its_elements() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("aligned.safetensors");
+        write_safetensors(&path, several(), None).unwrap();
+        let file = SafetensorsFile::open(&path).unwrap(); // a map begins at a page
+        for TensorBytes { name, dtype, .. } in several() {
+            assert!((file.data(&name).unwrap().as_ptr() as usize).is_multiple_of(dtype.size()), "{name}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused_and_nothing_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none.safetensors");
+        let mut short = tensor("short", Dtype::F32, &[2]);
+        short.data.to_mut().pop();
+        let twice = vec![tensor("twice", Dtype::F32, &[1]), tensor("twice", Dtype::F16, &[1])];
+        let reserved = vec![tensor("__metadata__", Dtype::U8, &[1])];
+        for (tensors, name) in [(vec![short], "short"), (twice, "twice"), (reserved, "__metadata__")] {
+            let error = write_safetensors(&path, tensors, None).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("none.safetensors"), "{error}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_mapped_file_survives_its_replacement() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replaced.safetensors");
+        write_safetensors(&path, vec![tensor("old", Dtype::U8, &[4])], None).unwrap();
+        let old = SafetensorsFile::open(&path).unwrap();
+        write_safetensors(&path, vec![tensor("new", Dtype::U8, &[1])], None).unwrap();
+        assert_eq!(old.data("old"), Some(&[0, 1, 2, 3][..]));
+    }
+}

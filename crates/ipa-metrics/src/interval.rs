@@ -1,0 +1,231 @@
+//! Confidence intervals: how far a mean may be trusted.
+
+use std::fmt;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::MetricsError;
+
+const NUM_RESAMPLES: usize = 10_000;
+const TAIL: f64 = 0.025; // cut off on either side of a 95 % interval
+const NORMAL_QUANTILE: f64 = 1.959_963_984_540_054; // of 1 - TAIL
+
+/// A mean and its 95 % confidence interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Interval {
+    /// Mean of what was observed.
+    pub mean: f64,
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Interval {
+    /// Whether the interval lies on one side of zero, so that a difference is more than chance.
+    pub fn excludes_zero(&self) -> bool {
+        self.low > 0.0 || self.high < 0.0
+    }
+}
+
+/// `mean [low, high]`, with three decimals unless a precision is given.
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(3);
+        write!(f, "{:.digits$} [{:.digits$}, {:.digits$}]", self.mean, self.low, self.high)
+    }
+}
+
+/// Mean of `values` with a percentile bootstrap interval (Efron and Tibshirani 1993, §13.3) of 10,000 resamples.
+///
+/// The same values and `seed` give the same interval, whatever the number of threads. Values count as
+/// independent: where several belong to one reference, average those first. Few values make the interval
+/// too narrow, as percentile intervals are: simulated with normal values and 1,000 resamples, it covered
+/// the true mean in 93.9 % of samples of 50 and 92.6 % of samples of 20, and one value alone gives an
+/// interval of width zero.
+///
+/// # Errors
+/// [`MetricsError::Empty`] without values, [`MetricsError::NotFinite`] for the first NaN or infinity.
+pub fn bootstrap_mean(values: &[f64], seed: u64) -> Result<Interval, MetricsError> {
+    resampled_mean(values, seed, NUM_RESAMPLES)
+}
+
+/// Mean of `after[i] - before[i]` with the interval of [`bootstrap_mean`].
+///
+/// # Errors
+/// [`MetricsError::Unpaired`] if the lengths differ, else those of [`bootstrap_mean`].
+pub fn paired_difference(before: &[f64], after: &[f64], seed: u64) -> Result<Interval, MetricsError> {
+    if before.len() != after.len() {
+        return Err(MetricsError::Unpaired { left: before.len(), right: after.len() });
+    }
+    let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+    bootstrap_mean(&differences, seed)
+}
+
+/// Share of successes with the score interval of Wilson (1927), which holds for few trials and shares near 0 or 1.
+///
+/// # Errors
+/// [`MetricsError::Empty`] without trials, [`MetricsError::Proportion`] for more successes than trials.
+pub fn proportion(successes: usize, trials: usize) -> Result<Interval, MetricsError> {
+    if trials == 0 {
+        return Err(MetricsError::Empty);
+    }
+    if successes > trials {
+        return Err(MetricsError::Proportion { successes, trials });
+    }
+    let (n, z) = (trials as f64, NORMAL_QUANTILE);
+    let mean = successes as f64 / n;
+    let centre = (mean + z * z / (2.0 * n)) / (1.0 + z * z / n);
+    let half_width = z / (1.0 + z * z / n) * (mean * (1.0 - mean) / n + z * z / (4.0 * n * n)).sqrt();
+    // Rounding must not push an end past the share itself at 0 or 1.
+    Ok(Interval { mean, low: (centre - half_width).clamp(0.0, mean), high: (centre + half_width).clamp(mean, 1.0) })
+}
+
+fn resampled_mean(values: &[f64], seed: u64, num_resamples: usize) -> Result<Interval, MetricsError> {
+    if values.is_empty() {
+        return Err(MetricsError::Empty);
+    }
+    if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        return Err(MetricsError::NotFinite { index });
+    }
+    let mut means: Vec<f64> = (0..num_resamples as u64)
+        .into_par_iter()
+        .map(|stream| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(stream); // one stream a resample: threads cannot change who draws what
+            mean((0..values.len()).map(|_| values[rng.random_range(0..values.len())]), values.len())
+        })
+        .collect();
+    means.sort_unstable_by(f64::total_cmp);
+    Ok(Interval {
+        mean: mean(values.iter().copied(), values.len()),
+        low: quantile(&means, TAIL),
+        high: quantile(&means, 1.0 - TAIL),
+    })
+}
+
+fn mean(values: impl Iterator<Item = f64>, count: usize) -> f64 {
+    values.sum::<f64>() / count as f64
+}
+
+/// Quantile of sorted values, linear between neighbours (type 7 of Hyndman and Fan 1996, NumPy's default).
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let position = share * (sorted.len() - 1) as f64;
+    let below = position.floor() as usize;
+    let above = position.ceil() as usize;
+    sorted[below] + (sorted[above] - sorted[below]) * position.fract()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn normal(rng: &mut ChaCha8Rng) -> f64 {
+        let (u, v): (f64, f64) = (rng.random(), rng.random());
+        (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    }
+
+    fn normals(count: usize, seed: u64) -> Vec<f64> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| normal(&mut rng)).collect()
+    }
+
+    /// Over 20,000 samples the share is 93.7 % with 500 resamples, 93.9 % with 1,000; theory gives 94.2 % for
+    /// unlimited ones. So near the lower bound 2,000 samples (standard error 0.5 %) are too few: the first 2,000 give 92.7 %.
+    #[test]
+    fn the_interval_covers_the_true_mean_as_often_as_it_says() {
+        let (samples, n) = (8000, 50);
+        let covered = (0..samples)
+            .filter(|&sample| {
+                let resampling_seed = samples + sample; // unlike any seed the values were drawn from
+                let interval = resampled_mean(&normals(n, sample), resampling_seed, 500).unwrap();
+                interval.low <= 0.0 && 0.0 <= interval.high
+            })
+            .count();
+        let share = covered as f64 / samples as f64;
+        assert!((0.93..=0.97).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn the_width_is_that_of_the_normal_approximation() {
+        let values = normals(400, 7);
+        let Interval { mean, low, high } = bootstrap_mean(&values, 1).unwrap();
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 400.0;
+        let expected = 2.0 * NORMAL_QUANTILE * (variance / 400.0).sqrt();
+        assert!(((high - low) / expected - 1.0).abs() < 0.05, "{} against {expected}", high - low);
+        assert!(low < mean && mean < high);
+    }
+
+    #[test]
+    fn the_interval_depends_on_the_seed_and_not_on_threads() {
+        let values = normals(60, 3);
+        let with_threads = |count| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+            pool.install(|| bootstrap_mean(&values, 5).unwrap())
+        };
+        assert_eq!(with_threads(1), with_threads(4));
+        assert_ne!(with_threads(1), bootstrap_mean(&values, 6).unwrap());
+    }
+
+    #[test]
+    fn shifting_and_scaling_the_values_shifts_and_scales_the_interval() {
+        let values = normals(40, 9);
+        let moved: Vec<f64> = values.iter().map(|value| 3.0 * value + 10.0).collect();
+        let (plain, moved) = (bootstrap_mean(&values, 2).unwrap(), bootstrap_mean(&moved, 2).unwrap());
+        for (plain, moved) in [(plain.mean, moved.mean), (plain.low, moved.low), (plain.high, moved.high)] {
+            assert!((3.0 * plain + 10.0 - moved).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_paired_difference_is_after_minus_before() {
+        let before = normals(30, 4);
+        let after: Vec<f64> = before.iter().zip(normals(30, 5)).map(|(b, noise)| b + 0.5 + 0.1 * noise).collect();
+        let gain = paired_difference(&before, &after, 0).unwrap();
+        assert!((gain.mean - 0.5).abs() < 0.1 && gain.low > 0.0 && gain.excludes_zero());
+        assert!(paired_difference(&after, &before, 0).unwrap().high < 0.0);
+        assert!(!paired_difference(&before, &before, 0).unwrap().excludes_zero());
+        assert_eq!(paired_difference(&before, &after[1..], 0), Err(MetricsError::Unpaired { left: 30, right: 29 }));
+    }
+
+    /// Reference values: 8 of 10 is 0.4902 to 0.9433 and 0 of 20 is 0 to 0.1611 by Wilson's formula.
+    #[test]
+    fn proportions_follow_wilson() {
+        let Interval { mean, low, high } = proportion(8, 10).unwrap();
+        assert_eq!(mean, 0.8);
+        assert!((low - 0.4902).abs() < 1e-4 && (high - 0.9433).abs() < 1e-4, "{low} {high}");
+        let Interval { mean, low, high } = proportion(0, 20).unwrap();
+        assert_eq!((mean, low), (0.0, 0.0));
+        assert!((high - 0.1611).abs() < 1e-4, "{high}");
+        assert_eq!(proportion(20, 20).unwrap().high, 1.0);
+        assert_eq!(proportion(0, 0), Err(MetricsError::Empty));
+        assert_eq!(proportion(3, 2), Err(MetricsError::Proportion { successes: 3, trials: 2 }));
+    }
+
+    #[test]
+    fn nothing_and_nan_are_refused() {
+        assert_eq!(bootstrap_mean(&[], 0), Err(MetricsError::Empty));
+        assert_eq!(bootstrap_mean(&[1.0, f64::NAN], 0), Err(MetricsError::NotFinite { index: 1 }));
+    }
+
+    #[test]
+    fn one_value_gives_an_interval_of_width_zero() {
+        assert_eq!(bootstrap_mean(&[0.5], 0), Ok(Interval { mean: 0.5, low: 0.5, high: 0.5 }));
+    }
+
+    #[test]
+    fn quantiles_interpolate_between_neighbours() {
+        assert_eq!([0.0, 0.25, 0.5, 1.0].map(|share| quantile(&[1.0, 2.0, 4.0], share)), [1.0, 1.5, 2.0, 4.0]);
+    }
+
+    #[test]
+    fn intervals_print_with_the_asked_precision() {
+        let interval = Interval { mean: 0.51239, low: 0.5, high: 0.6 };
+        assert_eq!(interval.to_string(), "0.512 [0.500, 0.600]");
+        assert_eq!(format!("{interval:.1}"), "0.5 [0.5, 0.6]");
+    }
+}

@@ -1,0 +1,30 @@
+//! Numbers and reports: CLIP-I, CLIP-T, grades, confidence intervals, and a page that shows them.
+//!
+//! Embeddings come in as `ndarray` views, numbers go out. Nothing here knows how an embedding was
+//! made: no libtorch, no models, no network. A [`Report`] is one HTML file that needs no other.
+//!
+//! ```
+//! use ipa_metrics::{CaseScore, MAPPING, bootstrap_mean, cosines};
+//! use ndarray::array;
+//!
+//! let generated = array![[0.9_f32, 0.1], [0.6, 0.8]];
+//! let references = array![[1.0_f32, 0.0], [0.0, 1.0]];
+//! let clip_i = cosines(generated.view(), references.view())?;
+//! println!("CLIP-I {}", bootstrap_mean(&clip_i.to_vec(), 0)?);
+//!
+//! let score = CaseScore::new(clip_i[0], 0.27);
+//! println!("{score}\n{MAPPING}");
+//! # Ok::<(), ipa_metrics::MetricsError>(())
+//! ```
+
+mod error;
+mod grade;
+mod interval;
+mod report;
+mod similarity;
+
+pub use error::MetricsError;
+pub use grade::{CLIPSCORE_WEIGHT, CaseScore, Grade, MAPPING, prompt_following, reference_preservation};
+pub use interval::{Interval, bootstrap_mean, paired_difference, proportion};
+pub use report::{Picture, Report, Series, encode_png};
+pub use similarity::{clip_i, clip_t, cosines};

@@ -1,0 +1,193 @@
+//! One HTML page that shows what was measured: pictures, scores, tables and curves in a single file.
+//!
+//! Style, pictures and charts are inside the page; it has no scripts and asks nothing of a network, and
+//! its content security policy holds it to that. All text is escaped.
+
+mod chart;
+mod layout;
+mod page;
+mod picture;
+mod score;
+
+pub use chart::Series;
+pub use picture::{Picture, encode_png};
+
+use maud::{Markup, html};
+
+use crate::CaseScore;
+
+/// A report under construction, block by block from top to bottom.
+///
+/// ```
+/// use ipa_metrics::{CaseScore, Report};
+///
+/// let mut report = Report::new("Mascot", "five pictures, ten epochs");
+/// report.section("Scores").scores(&[("on a hill", CaseScore::new(0.91, 0.31))]);
+/// report.section("Run").key_values(&[("Seed", "0"), ("Device", "cpu")]);
+/// assert!(report.to_html().starts_with("<!DOCTYPE html>"));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Report {
+    title: String,
+    subtitle: String,
+    lead: Vec<Markup>,
+    sections: Vec<Section>,
+}
+
+#[derive(Debug, Clone)]
+struct Section {
+    title: String,
+    blocks: Vec<Markup>,
+}
+
+impl Report {
+    /// An empty report; the subtitle may be empty.
+    pub fn new(title: impl Into<String>, subtitle: impl Into<String>) -> Self {
+        Self { title: title.into(), subtitle: subtitle.into(), lead: Vec::new(), sections: Vec::new() }
+    }
+
+    /// Opens a section: what follows belongs to it. What comes before the first one leads the page.
+    pub fn section(&mut self, title: impl Into<String>) -> &mut Self {
+        self.sections.push(Section { title: title.into(), blocks: Vec::new() });
+        self
+    }
+
+    /// Running text.
+    pub fn paragraph(&mut self, text: &str) -> &mut Self {
+        self.push(html! { p.prose { (text) } })
+    }
+
+    /// Pictures side by side, each over its label; small ones are enlarged pixel by pixel.
+    pub fn pictures(&mut self, caption: &str, pictures: &[Picture]) -> &mut Self {
+        self.push(picture::row(caption, pictures))
+    }
+
+    /// PNG files in rows and columns, for comparisons; `None` leaves a cell empty.
+    ///
+    /// `cells[row][column]` belongs to `row_labels[row]` and `column_labels[column]`.
+    ///
+    /// # Panics
+    /// If the labels and cells do not count the same rows and columns.
+    pub fn picture_grid(
+        &mut self,
+        row_labels: &[impl AsRef<str>],
+        column_labels: &[impl AsRef<str>],
+        cells: &[Vec<Option<Vec<u8>>>],
+    ) -> &mut Self {
+        self.push(picture::grid(row_labels, column_labels, cells))
+    }
+
+    /// A table; columns of numbers are aligned to the right.
+    ///
+    /// # Panics
+    /// If a row is not as wide as the header.
+    pub fn table(&mut self, header: &[impl AsRef<str>], rows: &[Vec<String>]) -> &mut Self {
+        self.push(layout::table(header, rows))
+    }
+
+    /// A card for each named case, and the [`crate::MAPPING`] from cosines to percentages below them.
+    pub fn scores(&mut self, cases: &[(impl AsRef<str>, CaseScore)]) -> &mut Self {
+        self.push(score::cards(cases))
+    }
+
+    /// A line chart of all series over common axes.
+    ///
+    /// Values that are not finite are left out and counted below the chart.
+    pub fn chart(&mut self, title: &str, x_label: &str, y_label: &str, series: &[Series]) -> &mut Self {
+        self.push(chart::figure(title, [x_label, y_label], series, None))
+    }
+
+    /// A line chart for noisy curves such as losses: every series thin, its running mean over `window` points bold.
+    ///
+    /// # Panics
+    /// If `window` is even: only an odd one has a middle, and its mean lies neither before nor behind the curve.
+    pub fn smoothed_chart(
+        &mut self,
+        title: &str,
+        x_label: &str,
+        y_label: &str,
+        series: &[Series],
+        window: usize,
+    ) -> &mut Self {
+        assert!(window % 2 == 1, "the window has a middle");
+        self.push(chart::figure(title, [x_label, y_label], series, Some(window)))
+    }
+
+    /// Facts by name: settings, times, the machine.
+    pub fn key_values(&mut self, facts: &[(impl AsRef<str>, impl AsRef<str>)]) -> &mut Self {
+        self.push(layout::key_values(facts))
+    }
+
+    /// The finished page.
+    pub fn to_html(&self) -> String {
+        page::render(self).into_string()
+    }
+
+    fn push(&mut self, block: Markup) -> &mut Self {
+        self.sections.last_mut().map_or(&mut self.lead, |section| &mut section.blocks).push(block);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+
+    use super::*;
+
+    const NASTY: &str = "<script>alert('x')</script>\" onload=\"y\" & more";
+
+    /// Every kind of block with the same text wherever text can go.
+    fn everything(text: &str) -> String {
+        let png = encode_png(&RgbImage::from_pixel(2, 2, image::Rgb([200, 30, 60])));
+        let series = Series { name: text.into(), points: vec![(0.0, 1.0), (1.0, 0.5), (2.0, 0.25)] };
+        let mut report = Report::new(text, text);
+        report.paragraph(text).section(text).paragraph(text);
+        report.pictures(text, &[Picture { label: text.into(), png: png.clone() }]);
+        report.picture_grid(&[text], &[text, text], &[vec![Some(png), None]]);
+        report.table(&[text], &[vec![text.into()]]).key_values(&[(text, text)]);
+        report.scores(&[(text, CaseScore::new(0.8, 0.3))]);
+        report.chart(text, text, text, std::slice::from_ref(&series));
+        report.smoothed_chart(text, text, text, &[series], 3);
+        report.to_html()
+    }
+
+    #[test]
+    fn all_text_is_escaped() {
+        let html = everything(NASTY);
+        assert!(!html.contains("<script"));
+        assert!(!html.contains("\" onload=\""));
+        assert!(html.contains("&lt;script&gt;"));
+    }
+
+    #[test]
+    fn the_page_needs_no_other_file() {
+        let html = everything("plain");
+        for outside in ["http:", "https:", "//", "<link", "<script", "@import", "url(", "srcset"] {
+            let page =
+                html.split("data:image/png;base64,").map(|part| part.split_once('"').map_or(part, |(_, rest)| rest));
+            assert!(!page.collect::<String>().contains(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn every_picture_and_chart_says_what_it_shows() {
+        let html = everything("a red hat");
+        assert_eq!(html.matches("<img").count(), html.matches("alt=\"a red hat").count());
+        assert_eq!(html.matches("<svg").count(), html.matches("role=\"img\" aria-label=\"a red hat").count());
+    }
+
+    #[test]
+    fn equal_reports_give_equal_bytes() {
+        assert_eq!(everything("same"), everything("same"));
+    }
+
+    #[test]
+    fn blocks_before_the_first_section_lead_the_page() {
+        let mut report = Report::new("title", "");
+        report.paragraph("first").section("one").paragraph("second");
+        let html = report.to_html();
+        let place = |text: &str| html.find(text).expect("it is on the page");
+        assert!(place(">first<") < place(">one</h2>") && place(">one</h2>") < place(">second<"));
+    }
+}

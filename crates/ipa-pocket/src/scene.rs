@@ -1,0 +1,428 @@
+//! What a picture shows, and how scenes are drawn from a seed.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+pub use crate::palette::{Background, Color};
+
+/// The outline of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Shape {
+    Circle,
+    Square,
+    Triangle,
+    Star,
+    Heart,
+    Cross,
+    Ring,
+    Moon,
+}
+
+impl Shape {
+    /// All shapes, in the order of their discriminants.
+    pub const ALL: [Self; 8] =
+        [Self::Circle, Self::Square, Self::Triangle, Self::Star, Self::Heart, Self::Cross, Self::Ring, Self::Moon];
+
+    /// The word captions use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Circle => "circle",
+            Self::Square => "square",
+            Self::Triangle => "triangle",
+            Self::Star => "star",
+            Self::Heart => "heart",
+            Self::Cross => "cross",
+            Self::Ring => "ring",
+            Self::Moon => "moon",
+        }
+    }
+
+    /// The fills this shape comes in.
+    ///
+    /// A hollow circle would be a ring, and cross, ring and moon have no room for a hole.
+    pub fn fills(self) -> &'static [Fill] {
+        match self {
+            Self::Square | Self::Triangle | Self::Star | Self::Heart => &Fill::ALL,
+            Self::Circle | Self::Cross | Self::Ring | Self::Moon => &Fill::ALL[..3],
+        }
+    }
+}
+
+/// How far an object reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Size {
+    /// Companions only; main objects are at least small.
+    Tiny,
+    /// About four tenths of the picture's width.
+    Small,
+    /// More than half of the picture's width.
+    Medium,
+    /// About two thirds of the picture's width.
+    Large,
+}
+
+impl Size {
+    /// The sizes of a main object.
+    pub const MAIN: [Self; 3] = [Self::Small, Self::Medium, Self::Large];
+
+    /// The word captions use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Small => "small",
+            Self::Medium => "medium",
+            Self::Large => "large",
+        }
+    }
+
+    /// Half the object's extent, as a fraction of the picture's width.
+    pub fn radius(self) -> f32 {
+        match self {
+            Self::Tiny => 0.11,
+            Self::Small => 0.22,
+            Self::Medium => 0.28,
+            Self::Large => 0.34,
+        }
+    }
+}
+
+/// What an object's inside looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fill {
+    /// One colour.
+    Solid,
+    /// Horizontal white stripes.
+    Striped,
+    /// White dots.
+    Dotted,
+    /// A hole of the same shape, half as large.
+    Hollow,
+}
+
+impl Fill {
+    /// All fills, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Solid, Self::Striped, Self::Dotted, Self::Hollow];
+
+    /// The word captions use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Solid => "solid",
+            Self::Striped => "striped",
+            Self::Dotted => "dotted",
+            Self::Hollow => "hollow",
+        }
+    }
+}
+
+/// How the whole picture is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Style {
+    /// Plain areas.
+    Flat,
+    /// A dark contour around every object.
+    Outlined,
+    /// Light from the upper left, shade at the lower right.
+    Shaded,
+}
+
+impl Style {
+    /// All styles, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Flat, Self::Outlined, Self::Shaded];
+
+    /// The word captions use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Flat => "flat",
+            Self::Outlined => "outlined",
+            Self::Shaded => "shaded",
+        }
+    }
+}
+
+/// Where the main object lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Place {
+    Center,
+    Left,
+    Right,
+    Top,
+    Bottom,
+}
+
+impl Place {
+    /// All places, in the order of their discriminants.
+    pub const ALL: [Self; 5] = [Self::Center, Self::Left, Self::Right, Self::Top, Self::Bottom];
+
+    /// The word captions use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Center => "center",
+            Self::Left => "left",
+            Self::Right => "right",
+            Self::Top => "top",
+            Self::Bottom => "bottom",
+        }
+    }
+
+    /// The unit vector from the picture's centre.
+    fn direction(self) -> (f32, f32) {
+        match self {
+            Self::Center => (0.0, 0.0),
+            Self::Left => (-1.0, 0.0),
+            Self::Right => (1.0, 0.0),
+            Self::Top => (0.0, -1.0),
+            Self::Bottom => (0.0, 1.0),
+        }
+    }
+}
+
+/// One thing in a picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Object {
+    /// Its outline.
+    pub shape: Shape,
+    /// Its extent.
+    pub size: Size,
+    /// Its colour.
+    pub color: Color,
+    /// Its inside.
+    pub fill: Fill,
+    /// Centre from the left, as a fraction of the picture's width.
+    pub x: f32,
+    /// Centre from the top, as a fraction of the picture's height.
+    pub y: f32,
+}
+
+impl Object {
+    /// The place its centre is nearest to.
+    pub fn place(&self) -> Place {
+        let (dx, dy) = (self.x - 0.5, self.y - 0.5);
+        match () {
+            () if dx.abs().max(dy.abs()) < 0.07 => Place::Center,
+            () if dx.abs() >= dy.abs() && dx < 0.0 => Place::Left,
+            () if dx.abs() >= dy.abs() => Place::Right,
+            () if dy < 0.0 => Place::Top,
+            () => Place::Bottom,
+        }
+    }
+}
+
+/// Everything a picture shows; [`crate::render`] draws it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scene {
+    /// The colour behind everything.
+    pub background: Background,
+    /// How every object is drawn.
+    pub style: Style,
+    /// One to three objects; the first is the main one, the largest, never covered.
+    pub objects: Vec<Object>,
+}
+
+/// Which combinations of shape and colour a scene may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// Held-out combinations appear nowhere.
+    Train,
+    /// The main object is of a held-out combination.
+    HeldOut,
+}
+
+/// Whether a combination is never shown in [`Split::Train`].
+///
+/// One colour for each shape and one shape for each colour: 8 of 64.
+pub fn is_held_out(shape: Shape, color: Color) -> bool {
+    (5 * shape as usize + color as usize + 3).is_multiple_of(8)
+}
+
+impl Scene {
+    /// The scene at `index` of the endless row that `seed` and `split` name.
+    ///
+    /// Counter-based: any index can be drawn at once, on every platform the same.
+    pub fn draw_at(seed: u64, index: u64, split: Split) -> Self {
+        let purpose = match split {
+            Split::Train => 1,
+            Split::HeldOut => 2,
+        };
+        let mut rng = rng_at(seed, index, purpose);
+        let main = draw_main(&mut rng, split);
+        let background = pick(&mut rng, &Background::ALL);
+        let style = pick(&mut rng, &Style::ALL);
+        let num_companions = match rng.random_range(0..100_u32) {
+            0..65 => 0,
+            65..90 => 1,
+            _ => 2,
+        };
+        let companions = draw_companions(&mut rng, main.x, main.y, main.size.radius(), num_companions);
+        let objects = std::iter::once(main).chain(companions).collect();
+        Self { background, style, objects }
+    }
+
+    /// The main object.
+    ///
+    /// # Panics
+    /// If the scene has no object, which [`Scene::draw_at`] never returns.
+    pub fn main(&self) -> &Object {
+        &self.objects[0]
+    }
+}
+
+/// An independent generator for every (seed, index, purpose).
+pub(crate) fn rng_at(seed: u64, index: u64, purpose: u64) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&index.to_le_bytes());
+    key[16..24].copy_from_slice(&purpose.to_le_bytes());
+    ChaCha8Rng::from_seed(key)
+}
+
+/// One of `items`, each equally often.
+pub(crate) fn pick<T: Copy>(rng: &mut ChaCha8Rng, items: &[T]) -> T {
+    items[rng.random_range(0..items.len() as u32) as usize]
+}
+
+/// A centre near `place` such that an object of this radius stays inside the picture.
+pub(crate) fn draw_center(rng: &mut ChaCha8Rng, place: Place, radius: f32) -> (f32, f32) {
+    let room = 0.5 - radius - 0.02;
+    let reach = room.min(0.22);
+    let (dx, dy) = place.direction();
+    let mut along = |direction: f32| {
+        let jitter = (rng.random::<f32>() - 0.5) * 0.06;
+        0.5 + (direction * reach + jitter).clamp(-room, room)
+    };
+    (along(dx), along(dy))
+}
+
+/// Up to `count` tiny objects of trained combinations, towards the edge and clear of the main object.
+pub(crate) fn draw_companions(
+    rng: &mut ChaCha8Rng,
+    main_x: f32,
+    main_y: f32,
+    main_radius: f32,
+    count: usize,
+) -> Vec<Object> {
+    const SPOTS: [(f32, f32); 8] =
+        [(0.13, 0.13), (0.87, 0.13), (0.13, 0.87), (0.87, 0.87), (0.5, 0.13), (0.5, 0.87), (0.13, 0.5), (0.87, 0.5)];
+    let clearance = main_radius * 1.12 + Size::Tiny.radius();
+    let mut free: Vec<_> = SPOTS.into_iter().filter(|(x, y)| (x - main_x).hypot(y - main_y) >= clearance).collect();
+    let mut companions = Vec::new();
+    while companions.len() < count && !free.is_empty() {
+        let (x, y) = free.swap_remove(rng.random_range(0..free.len() as u32) as usize);
+        let (shape, color) = draw_combination(rng, Split::Train);
+        companions.push(Object {
+            shape,
+            size: Size::Tiny,
+            color,
+            fill: Fill::Solid,
+            x: x + (rng.random::<f32>() - 0.5) * 0.02,
+            y: y + (rng.random::<f32>() - 0.5) * 0.02,
+        });
+    }
+    companions
+}
+
+fn draw_main(rng: &mut ChaCha8Rng, split: Split) -> Object {
+    let (shape, color) = draw_combination(rng, split);
+    let size = pick(rng, &Size::MAIN);
+    let place = pick(rng, &Place::ALL);
+    let (x, y) = draw_center(rng, place, size.radius());
+    Object { shape, size, color, fill: draw_fill(rng, shape), x, y }
+}
+
+/// Solid in 40 of 100 cases, else one of the shape's other fills.
+fn draw_fill(rng: &mut ChaCha8Rng, shape: Shape) -> Fill {
+    if rng.random_range(0..100_u32) < 40 { Fill::Solid } else { pick(rng, &shape.fills()[1..]) }
+}
+
+fn draw_combination(rng: &mut ChaCha8Rng, split: Split) -> (Shape, Color) {
+    let combinations: Vec<_> = Shape::ALL
+        .into_iter()
+        .flat_map(|shape| Color::ALL.map(|color| (shape, color)))
+        .filter(|&(shape, color)| is_held_out(shape, color) == (split == Split::HeldOut))
+        .collect();
+    pick(rng, &combinations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_shape_and_each_color_has_one_held_out_combination() {
+        for shape in Shape::ALL {
+            assert_eq!(Color::ALL.iter().filter(|&&c| is_held_out(shape, c)).count(), 1);
+        }
+        for color in Color::ALL {
+            assert_eq!(Shape::ALL.iter().filter(|&&s| is_held_out(s, color)).count(), 1);
+        }
+    }
+
+    #[test]
+    fn train_scenes_never_show_a_held_out_combination() {
+        for index in 0..5_000 {
+            let scene = Scene::draw_at(3, index, Split::Train);
+            assert!(scene.objects.iter().all(|o| !is_held_out(o.shape, o.color)));
+        }
+    }
+
+    #[test]
+    fn held_out_scenes_have_a_held_out_main_object() {
+        for index in 0..2_000 {
+            let scene = Scene::draw_at(3, index, Split::HeldOut);
+            assert!(is_held_out(scene.main().shape, scene.main().color));
+        }
+    }
+
+    #[test]
+    fn the_same_index_gives_the_same_scene() {
+        for index in [0, 1, 77, u64::MAX] {
+            let scene = Scene::draw_at(5, index, Split::Train);
+            assert_eq!(scene, Scene::draw_at(5, index, Split::Train));
+            assert_ne!(scene, Scene::draw_at(6, index, Split::Train));
+        }
+    }
+
+    #[test]
+    fn most_scenes_have_one_object() {
+        let mut counts = [0; 4];
+        for index in 0..2_000 {
+            counts[Scene::draw_at(0, index, Split::Train).objects.len()] += 1;
+        }
+        assert_eq!(counts[0], 0);
+        assert!((1_200..1_400).contains(&counts[1]), "{counts:?}");
+        assert!((420..580).contains(&counts[2]), "{counts:?}");
+        assert!((150..260).contains(&counts[3]), "{counts:?}");
+    }
+
+    #[test]
+    fn companions_keep_clear_of_the_main_object() {
+        for index in 0..3_000 {
+            let scene = Scene::draw_at(9, index, Split::Train);
+            let main = scene.main();
+            for other in &scene.objects[1..] {
+                let distance = (main.x - other.x).hypot(main.y - other.y);
+                assert!(distance > main.size.radius() + other.size.radius());
+            }
+        }
+    }
+
+    #[test]
+    fn every_shape_offers_its_fills_and_every_place_is_found_again() {
+        let mut rng = rng_at(0, 0, 99);
+        for place in Place::ALL {
+            for size in Size::MAIN {
+                let (x, y) = draw_center(&mut rng, place, size.radius());
+                let object = Object { shape: Shape::Star, size, color: Color::Red, fill: Fill::Solid, x, y };
+                assert_eq!(object.place(), place);
+            }
+        }
+    }
+}

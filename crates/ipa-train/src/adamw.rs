@@ -1,0 +1,190 @@
+//! AdamW over plain tensors, with state that can be saved.
+
+use ipa_core::tch::{self, Tensor};
+use ipa_core::{Checkpoint, WeightsError};
+
+/// AdamW's constants (arXiv:1711.05101); [`Default`] is PyTorch's and the reference trainer's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub eps: f64,
+    /// Fraction (times the learning rate) that every parameter loses at each step.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 }
+    }
+}
+
+/// The optimizer of one run.
+///
+/// The variables are moved into one flat buffer, of which each becomes a view: a step is a dozen operations
+/// however many tensors a model has.
+#[derive(Debug)]
+pub struct AdamW {
+    names: Vec<String>,
+    variables: Vec<Tensor>,
+    flat: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: u64,
+    config: AdamWConfig,
+}
+
+impl AdamW {
+    /// Takes over the variables, sorted by name, and makes them require gradients.
+    ///
+    /// # Panics
+    /// If there are none, or they differ in kind or device.
+    pub fn new(variables: impl IntoIterator<Item = (String, Tensor)>, config: AdamWConfig) -> Self {
+        let mut named: Vec<(String, Tensor)> = variables.into_iter().collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        let (names, mut variables): (Vec<String>, Vec<Tensor>) = named.into_iter().unzip();
+        let flat = tch::no_grad(|| Tensor::cat(&variables.iter().map(|v| v.detach().reshape([-1])).collect::<Vec<_>>(), 0));
+        let sizes: Vec<Vec<i64>> = variables.iter().map(Tensor::size).collect();
+        for (variable, view) in variables.iter_mut().zip(views(&flat, &sizes)) {
+            variable.set_data(&view);
+            let _ = variable.set_requires_grad(true);
+        }
+        let (exp_avg, exp_avg_sq) = (flat.zeros_like(), flat.zeros_like());
+        Self { names, variables, flat, exp_avg, exp_avg_sq, step: 0, config }
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// All parameters as one vector, in the order of their names: for averages and norms.
+    pub fn parameters(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// The gradient as one vector; parameters that the loss did not reach have zeros.
+    pub fn gradient(&self) -> Tensor {
+        let gradient = |variable: &Tensor| match variable.grad() {
+            grad if grad.defined() => grad.reshape([-1]),
+            _ => variable.detach().zeros_like().reshape([-1]),
+        };
+        Tensor::cat(&self.variables.iter().map(gradient).collect::<Vec<_>>(), 0)
+    }
+
+    /// One update from the gradients that `backward` left, which are cleared.
+    pub fn step(&mut self, learning_rate: f64) {
+        let _no_grad = tch::no_grad_guard();
+        let gradient = self.gradient();
+        self.variables.iter_mut().for_each(Tensor::zero_grad);
+        self.apply(&gradient, learning_rate);
+    }
+
+    /// As [`AdamW::step`] with the gradient shortened to `max_norm` if it is longer; gives its norm before that.
+    pub fn step_clipped(&mut self, learning_rate: f64, max_norm: f64) -> f64 {
+        let _no_grad = tch::no_grad_guard();
+        let gradient = self.gradient();
+        self.variables.iter_mut().for_each(Tensor::zero_grad);
+        let norm = gradient.norm().double_value(&[]);
+        self.apply(&(gradient * (max_norm / norm.max(max_norm))), learning_rate);
+        norm
+    }
+
+    fn apply(&mut self, gradient: &Tensor, learning_rate: f64) {
+        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
+        self.step += 1;
+        let bias1 = 1.0 - beta1.powf(self.step as f64);
+        let bias2 = 1.0 - beta2.powf(self.step as f64);
+        let _ = self.flat.g_mul_scalar_(1.0 - learning_rate * weight_decay);
+        self.exp_avg = self.exp_avg.lerp(gradient, 1.0 - beta1);
+        let _ = self.exp_avg_sq.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
+        let denominator = self.exp_avg_sq.sqrt() / bias2.sqrt() + eps;
+        let _ = self.flat.g_sub_(&(&self.exp_avg / denominator * (learning_rate / bias1)));
+    }
+
+    /// Everything but the parameters, for a checkpoint: `exp_avg.<name>`, `exp_avg_sq.<name>` and `step`.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = vec![("step".to_owned(), Tensor::from_slice(&[self.step as i64]))];
+        for (prefix, flat) in [("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)] {
+            let tensors = views(flat, &self.variables.iter().map(Tensor::size).collect::<Vec<_>>());
+            state.extend(self.names.iter().zip(tensors).map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)));
+        }
+        state
+    }
+
+    /// Restores what [`AdamW::state`] gave; the parameters are restored through the model.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if the checkpoint belongs to other parameters.
+    pub fn load_state(&mut self, checkpoint: &Checkpoint) -> Result<(), WeightsError> {
+        let _no_grad = tch::no_grad_guard();
+        for (prefix, flat) in [("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)] {
+            let sizes: Vec<Vec<i64>> = self.variables.iter().map(Tensor::size).collect();
+            for (name, mut view) in self.names.iter().zip(views(flat, &sizes)) {
+                let name = format!("{prefix}.{name}");
+                let (found, expected) = (checkpoint.tensor(&name)?, view.size());
+                if found.size() != expected {
+                    let path = checkpoint.path().to_path_buf();
+                    return Err(WeightsError::Shape { path, name, found: found.size(), expected });
+                }
+                view.copy_(&found);
+            }
+        }
+        self.step = checkpoint.tensor("step")?.int64_value(&[0]) as u64;
+        Ok(())
+    }
+}
+
+/// The parts of a flat buffer, in their shapes; they share its storage.
+fn views(flat: &Tensor, sizes: &[Vec<i64>]) -> Vec<Tensor> {
+    let mut start = 0;
+    let mut view = |size: &Vec<i64>| {
+        let length: i64 = size.iter().product();
+        start += length;
+        flat.narrow(0, start - length, length).view(size.as_slice())
+    };
+    sizes.iter().map(&mut view).collect()
+}
+
+/// An exponential moving average of the parameters, which samples better than the last of them.
+#[derive(Debug)]
+pub struct Ema {
+    average: Tensor,
+    decay: f64,
+}
+
+impl Ema {
+    /// Starts from the optimizer's parameters.
+    pub fn new(optimizer: &AdamW, decay: f64) -> Self {
+        Self { average: optimizer.flat.copy(), decay }
+    }
+
+    /// Moves towards the optimizer's parameters; early on with less memory, `(1 + step) / (10 + step)`.
+    pub fn update(&mut self, optimizer: &AdamW) {
+        let _no_grad = tch::no_grad_guard();
+        let step = optimizer.step as f64;
+        let decay = self.decay.min((1.0 + step) / (10.0 + step));
+        self.average = self.average.lerp(&optimizer.flat, 1.0 - decay);
+    }
+
+    /// The averaged parameters under their names.
+    pub fn tensors(&self, optimizer: &AdamW) -> Vec<(String, Tensor)> {
+        let sizes: Vec<Vec<i64>> = optimizer.variables.iter().map(Tensor::size).collect();
+        optimizer.names.iter().cloned().zip(views(&self.average, &sizes)).collect()
+    }
+
+    /// Replaces the average by a checkpoint's, whose names carry `prefix`.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if the checkpoint belongs to other parameters.
+    pub fn load(&mut self, optimizer: &AdamW, checkpoint: &Checkpoint, prefix: &str) -> Result<(), WeightsError> {
+        let _no_grad = tch::no_grad_guard();
+        for (name, mut view) in self.tensors(optimizer) {
+            view.copy_(&checkpoint.tensor(&format!("{prefix}{name}"))?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Rebuilds the pocket model from nothing: `cargo xtask pocket [--short] [--folder DIR] [STAGE]...`
+//!
+//! Stages, in order: `vae`, `clip`, `unet`. Without one, all of them. Each goes on where it was interrupted; state and
+//! the model lie in `--folder`, by default `ipa/pocket` in the user's cache folder.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use ipa_clip::{ClipTokenizer, TextTower};
+use ipa_core::tch::{Device, Kind};
+use ipa_sample::{NoiseSchedule, SchedulerConfig};
+use ipa_train::pretrain::{Recipe, Stage, clip, export, unet, vae, vocabulary};
+use ipa_vae::{Vae, VaeConfig};
+
+// libtorch allocates large activations anew at every operation; this keeps them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const OPTIONS: (Device, Kind) = (Device::Cpu, Kind::Float);
+
+struct Workshop {
+    folder: PathBuf,
+    recipe: Recipe,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut recipe = Recipe::full();
+    let mut folder = dirs::cache_dir().ok_or("this user has no cache folder; name one with --folder")?.join("ipa/pocket");
+    let mut stages = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--short" => recipe = Recipe::short(),
+            "--folder" => folder = arguments.next().ok_or("--folder needs a path")?.into(),
+            _ => stages.push(argument),
+        }
+    }
+    if stages.is_empty() {
+        stages = ["vae", "clip", "unet"].map(str::to_owned).to_vec();
+    }
+    let workshop = Workshop { folder, recipe };
+    for stage in stages {
+        match stage.as_str() {
+            "vae" => workshop.vae()?,
+            "clip" => workshop.clip()?,
+            "unet" => workshop.unet()?,
+            _ => return Err(format!("`{stage}` is not a stage; choose vae, clip or unet").into()),
+        }
+    }
+    Ok(())
+}
+
+impl Workshop {
+    fn model(&self) -> PathBuf {
+        self.folder.join("model")
+    }
+
+    fn stage(&self, name: &str) -> std::io::Result<PathBuf> {
+        let folder = self.folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    fn tokenizer(&self) -> Result<ClipTokenizer, Box<dyn Error>> {
+        let folder = self.model().join("tokenizer");
+        std::fs::create_dir_all(&folder)?;
+        vocabulary::write(&folder, &ipa_pocket::vocabulary())?;
+        Ok(ClipTokenizer::from_folder(&folder)?)
+    }
+
+    fn vae(&self) -> Result<(), Box<dyn Error>> {
+        let (vs, vae) = vae::train(&self.stage("vae")?, &self.recipe, progress("vae"))?;
+        let scaling_factor = vae::scaling_factor(&self.recipe, &vae);
+        let psnr = vae::psnr(&self.recipe, &vae);
+        println!("vae: {psnr:.2} dB on held-out scenes, scaling factor {scaling_factor:.5}");
+        Ok(export::vae(&self.model(), &vs, &VaeConfig { scaling_factor, ..vae::config() })?)
+    }
+
+    fn clip(&self) -> Result<(), Box<dyn Error>> {
+        let tokenizer = self.tokenizer()?;
+        let towers = clip::train(&self.stage("clip")?, &self.recipe, &tokenizer, progress("clip"))?;
+        export::clip(&self.model(), &towers, tokenizer.eos_id() + 1)?;
+        Ok(export::index(&self.model())?)
+    }
+
+    fn unet(&self) -> Result<(), Box<dyn Error>> {
+        let (stage, model) = (self.stage("unet")?, self.model());
+        let vae = Vae::load(&model.join("vae"), OPTIONS)?;
+        let text = TextTower::load(&model.join("text_encoder"), OPTIONS)?;
+        let tokenizer = self.tokenizer()?;
+        let materials = unet::Materials {
+            latents: unet::latents(&stage, &self.recipe, &vae, vae.config().scaling_factor)?,
+            tokenizer: &tokenizer,
+            text: &text,
+            schedule: NoiseSchedule::new(&SchedulerConfig::sd15_ddim()),
+        };
+        let (vs, unet) = unet::train(&stage, &self.recipe, &materials, progress("unet"))?;
+        Ok(export::unet(&model, &vs, unet.config())?)
+    }
+}
+
+fn progress(name: &'static str) -> impl FnMut(&Stage) {
+    let started = Instant::now();
+    move |stage| {
+        let step = stage.losses().len();
+        if step % 50 == 0 {
+            println!("{name} step {step} loss {:.5} after {:.0} s", stage.recent_loss(50), started.elapsed().as_secs_f64());
+        }
+    }
+}

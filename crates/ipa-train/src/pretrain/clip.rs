@@ -1,0 +1,124 @@
+//! The pocket CLIP: a text and a vision tower that learn which caption belongs to which picture.
+
+use std::path::Path;
+
+use ipa_clip::{Activation, ClipTokenizer, ImageProcessor, TextConfig, TextTower, VisionConfig, VisionTower, token_tensor};
+use ipa_core::noise::Draws;
+use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
+use ipa_core::{WeightsError, layers};
+use ipa_pocket::{Scene, Split, caption, render_many};
+
+use super::{Recipe, Stage, initialize, vocabulary};
+
+const FIRST_LOGIT_SCALE: f64 = 2.659_26; // ln(1 / 0.07), as arXiv:2103.00020 §2.5
+const PIXEL_NOISE: f64 = 0.04;
+
+/// The text tower's sizes for a token table of `vocab_size`.
+pub fn text_config(vocab_size: i64) -> TextConfig {
+    TextConfig {
+        architectures: vec!["CLIPTextModelWithProjection".to_owned()],
+        vocab_size,
+        hidden_size: 128,
+        intermediate_size: 512,
+        num_hidden_layers: 4,
+        num_attention_heads: 4,
+        max_position_embeddings: vocabulary::MAX_LENGTH,
+        hidden_act: Activation::QuickGelu,
+        projection_dim: 128,
+        layer_norm_eps: 1e-5,
+        eos_token_id: vocab_size - 1,
+    }
+}
+
+/// The vision tower's sizes.
+pub fn vision_config() -> VisionConfig {
+    VisionConfig {
+        hidden_size: 128,
+        intermediate_size: 512,
+        num_hidden_layers: 4,
+        num_attention_heads: 4,
+        image_size: 64,
+        patch_size: 8,
+        projection_dim: 128,
+        ..VisionConfig::vit_h()
+    }
+}
+
+/// Both towers and the variables they share a store for: `text.…`, `vision.…`, `logit_scale.weight`.
+#[derive(Debug)]
+pub struct Towers {
+    /// Variables.
+    pub vs: VarStore,
+    /// Text tower, with projection.
+    pub text: TextTower,
+    /// Vision tower.
+    pub vision: VisionTower,
+    logit_scale: Tensor,
+}
+
+impl Towers {
+    fn new(vocab_size: i64, seed: u64) -> Self {
+        let vs = VarStore::new(Device::Cpu);
+        let text = TextTower::new(&(vs.root() / "text"), &text_config(vocab_size));
+        let vision = VisionTower::new(&(vs.root() / "vision"), &vision_config());
+        let logit_scale = layers::declare(&(vs.root() / "logit_scale"), "weight", &[1]);
+        initialize(&vs, seed, &[]);
+        logit_scale.shallow_clone().set_data(&Tensor::from_slice(&[FIRST_LOGIT_SCALE as f32]));
+        Self { vs, text, vision, logit_scale }
+    }
+
+    /// Symmetric cross-entropy over the batch's cosines (arXiv:2103.00020 Fig. 3).
+    fn loss(&self, ids: &Tensor, pixel_values: &Tensor) -> Tensor {
+        let text = unit(&self.text.forward(ids).text_embeds.expect("the pocket text tower has a projection"));
+        let image = unit(&self.vision.forward(pixel_values).image_embeds);
+        let logits = image.matmul(&text.transpose(0, 1)) * self.logit_scale.clamp(0.0, 4.6).exp();
+        let targets = Tensor::arange(logits.size()[0], (Kind::Int64, Device::Cpu));
+        let across = logits.cross_entropy_for_logits(&targets);
+        (across + logits.transpose(0, 1).cross_entropy_for_logits(&targets)) * 0.5
+    }
+}
+
+fn unit(embeds: &Tensor) -> Tensor {
+    embeds / embeds.norm_scalaropt_dim(2.0, [-1], true)
+}
+
+/// Trains in `folder`, calling `progress` after every step; the variables end as their average.
+///
+/// # Errors
+/// [`WeightsError`] if the state cannot be read or written.
+pub fn train(
+    folder: &Path,
+    recipe: &Recipe,
+    tokenizer: &ClipTokenizer,
+    mut progress: impl FnMut(&Stage),
+) -> Result<Towers, WeightsError> {
+    let towers = Towers::new(tokenizer.eos_id() + 1, recipe.seed);
+    let mut stage = Stage::resume(folder, &towers.vs, recipe.clip)?;
+    while let Some(step) = stage.next_step() {
+        let (ids, pixel_values) = batch(recipe, tokenizer, step);
+        stage.learn(&towers.loss(&ids, &pixel_values));
+        if (step + 1) % 100 == 0 || stage.next_step().is_none() {
+            stage.save()?;
+        }
+        progress(&stage);
+    }
+    stage.use_average();
+    Ok(towers)
+}
+
+/// Captions and pictures, these with a little noise so that decoded pictures look alike to the tower.
+fn batch(recipe: &Recipe, tokenizer: &ClipTokenizer, step: u64) -> (Tensor, Tensor) {
+    let (first, num) = (step * recipe.clip.batch, recipe.clip.batch);
+    let scenes: Vec<Scene> = (first..first + num).map(|i| Scene::draw_at(recipe.seed, i, Split::Train)).collect();
+    let captions = scenes.iter().zip(first..).map(|(scene, index)| caption(scene, recipe.seed, index));
+    let ids: Vec<Vec<i64>> =
+        captions.map(|text| tokenizer.encode(&text).expect("captions are plain text")).collect();
+    let pixels = ipa_clip::pixel_tensor(&processor(), &render_many(&scenes, recipe.size));
+    let noise = Draws::counted(recipe.seed, "clip.noise", step).normal(&pixels.size());
+    (token_tensor(&ids), pixels + noise * PIXEL_NOISE)
+}
+
+/// CLIP's preprocessing at the pocket tower's size.
+pub fn processor() -> ImageProcessor {
+    ImageProcessor::for_size(vision_config().image_size as u32)
+}

@@ -1,0 +1,120 @@
+//! Writing the pocket model in the published folder layout.
+
+use std::io::Write;
+use std::path::Path;
+
+use ipa_core::tch::{Kind, nn::VarStore};
+use ipa_core::{WeightsError, save_tensors, save_variables};
+use ipa_formats::write_atomically;
+use ipa_sample::SchedulerConfig;
+use ipa_unet::UnetConfig;
+use ipa_vae::VaeConfig;
+use serde_json::{Value, json};
+
+use super::clip::{Towers, text_config, vision_config};
+
+const VERSION: &str = "0.42.1"; // of diffusers, whose layout this is
+
+/// Writes `vae/`.
+///
+/// # Errors
+/// [`WeightsError`] if a file cannot be written.
+pub fn vae(model: &Path, vs: &VarStore, config: &VaeConfig) -> Result<(), WeightsError> {
+    let levels = config.block_out_channels.len();
+    let mut json = json!(config);
+    extend(
+        &mut json,
+        json!({
+            "_class_name": "AutoencoderKL", "_diffusers_version": VERSION, "act_fn": "silu", "sample_size": 64,
+            "down_block_types": vec!["DownEncoderBlock2D"; levels], "up_block_types": vec!["UpDecoderBlock2D"; levels],
+        }),
+    );
+    component(&model.join("vae"), "diffusion_pytorch_model.safetensors", &json, vs)
+}
+
+/// Writes `unet/`.
+///
+/// # Errors
+/// [`WeightsError`] if a file cannot be written.
+pub fn unet(model: &Path, vs: &VarStore, config: &UnetConfig) -> Result<(), WeightsError> {
+    let mut json = json!(config);
+    extend(
+        &mut json,
+        json!({
+            "_class_name": "UNet2DConditionModel", "_diffusers_version": VERSION, "act_fn": "silu",
+            "center_input_sample": false, "downsample_padding": 1, "flip_sin_to_cos": true, "freq_shift": 0,
+            "mid_block_scale_factor": 1,
+        }),
+    );
+    component(&model.join("unet"), "diffusion_pytorch_model.safetensors", &json, vs)
+}
+
+/// Writes `text_encoder/` (with its projection, which CLIP-T needs), `image_encoder/` and `feature_extractor/`.
+///
+/// # Errors
+/// [`WeightsError`] if a file cannot be written.
+pub fn clip(model: &Path, towers: &Towers, vocab_size: i64) -> Result<(), WeightsError> {
+    let vision = vision_config();
+    let mut text_json = json!(text_config(vocab_size));
+    extend(
+        &mut text_json,
+        json!({ "model_type": "clip_text_model", "bos_token_id": vocab_size - 2, "pad_token_id": vocab_size - 1 }),
+    );
+    let mut vision_json = json!(vision);
+    extend(&mut vision_json, json!({ "model_type": "clip_vision_model", "num_channels": 3 }));
+    for (prefix, folder, json) in [("text.", "text_encoder", &text_json), ("vision.", "image_encoder", &vision_json)] {
+        let folder = model.join(folder);
+        let variables = towers.vs.variables();
+        let own = variables.iter().filter_map(|(name, tensor)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), tensor.to_kind(Kind::Half)))
+        });
+        write_json(&folder.join("config.json"), json)?;
+        save_tensors(&folder.join("model.safetensors"), own, None)?;
+    }
+    let side = vision.image_size;
+    let processor = json!({
+        "image_processor_type": "CLIPImageProcessor", "do_center_crop": true, "do_convert_rgb": true,
+        "do_normalize": true, "do_rescale": true, "do_resize": true, "resample": 3, "rescale_factor": 1.0 / 255.0,
+        "crop_size": { "height": side, "width": side }, "size": { "shortest_edge": side },
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+    });
+    write_json(&model.join("feature_extractor/preprocessor_config.json"), &processor)
+}
+
+/// Writes `scheduler/` and `model_index.json`.
+///
+/// # Errors
+/// [`WeightsError`] if a file cannot be written.
+pub fn index(model: &Path) -> Result<(), WeightsError> {
+    let mut scheduler = json!(SchedulerConfig::sd15_ddim());
+    extend(&mut scheduler, json!({ "_diffusers_version": VERSION, "clip_sample": false }));
+    write_json(&model.join("scheduler/scheduler_config.json"), &scheduler)?;
+    let index = json!({
+        "_class_name": "StableDiffusionPipeline", "_diffusers_version": VERSION,
+        "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"], "scheduler": ["diffusers", "DDIMScheduler"],
+        "safety_checker": [null, null], "requires_safety_checker": false,
+    });
+    write_json(&model.join("model_index.json"), &index)
+}
+
+fn component(folder: &Path, weights: &str, config: &Value, vs: &VarStore) -> Result<(), WeightsError> {
+    write_json(&folder.join("config.json"), config)?;
+    save_variables(&folder.join(weights), vs, Kind::Half, None)
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), WeightsError> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|source| ipa_formats::FormatError::Write { path: path.into(), source })?;
+    }
+    let text = format!("{value:#}\n");
+    Ok(write_atomically(path, |file: &mut dyn Write| file.write_all(text.as_bytes()))?)
+}
+
+fn extend(json: &mut Value, more: Value) {
+    if let (Value::Object(fields), Value::Object(more)) = (json, more) {
+        fields.extend(more);
+    }
+}

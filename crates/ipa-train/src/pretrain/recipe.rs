@@ -1,0 +1,48 @@
+//! How long and with what each stage is trained.
+
+use super::StageConfig;
+
+/// The sizes of a rebuild of the pocket model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// Seed of scenes, weights and noise.
+    pub seed: u64,
+    /// Side of the pictures in pixels.
+    pub size: u32,
+    /// The autoencoder.
+    pub vae: StageConfig,
+    /// Both CLIP towers together.
+    pub clip: StageConfig,
+    /// The UNet.
+    pub unet: StageConfig,
+    /// Scenes whose latents the UNet learns from.
+    pub num_scenes: u64,
+}
+
+impl Recipe {
+    /// What the bundled weights were made with.
+    pub fn full() -> Self {
+        let stage = |batch, steps, learning_rate| StageConfig { batch, steps, learning_rate, warmup: 100, ema: 0.999 };
+        Self {
+            seed: 0,
+            size: 64,
+            vae: stage(8, 1800, 1e-3),
+            clip: stage(64, 2500, 1e-3),
+            unet: stage(32, 6000, 8e-4),
+            num_scenes: 20_000,
+        }
+    }
+
+    /// A few steps of everything, to see that the command works.
+    pub fn short() -> Self {
+        let full = Self::full();
+        let stage = |stage: StageConfig, steps| StageConfig { batch: 4, steps, warmup: 2, ..stage };
+        Self {
+            vae: stage(full.vae, 20),
+            clip: stage(full.clip, 20),
+            unet: stage(full.unet, 20),
+            num_scenes: 64,
+            ..full
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What every stage of pretraining does between two losses.
+
+use std::path::{Path, PathBuf};
+
+use ipa_core::tch::{self, Tensor, nn::VarStore};
+use ipa_core::{Checkpoint, WeightsError, save_tensors};
+
+use crate::{AdamW, AdamWConfig, Ema};
+
+const MAX_GRADIENT_NORM: f64 = 1.0;
+
+/// Length and speed of a stage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StageConfig {
+    /// Samples a step.
+    pub batch: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Peak learning rate; reached after `warmup` steps, then falling to zero along half a cosine.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// Decay of the parameters' moving average.
+    pub ema: f64,
+}
+
+/// A stage in progress: optimizer, averaged weights and losses, kept in one file.
+#[derive(Debug)]
+pub struct Stage {
+    path: PathBuf,
+    config: StageConfig,
+    variables: Vec<(String, Tensor)>,
+    optimizer: AdamW,
+    ema: Ema,
+    losses: Vec<f32>,
+}
+
+impl Stage {
+    /// Begins, or goes on from `folder/state.safetensors` if that is there.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if the state belongs to another model.
+    pub fn resume(folder: &Path, vs: &VarStore, config: StageConfig) -> Result<Self, WeightsError> {
+        let variables: Vec<(String, Tensor)> = vs.variables().into_iter().collect();
+        let shallow = variables.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        let optimizer = AdamW::new(shallow, AdamWConfig::default());
+        let ema = Ema::new(&optimizer, config.ema);
+        let path = folder.join("state.safetensors");
+        let mut stage = Self { path, config, variables, optimizer, ema, losses: Vec::new() };
+        if stage.path.exists() {
+            stage.load()?;
+        }
+        Ok(stage)
+    }
+
+    fn load(&mut self) -> Result<(), WeightsError> {
+        let checkpoint = Checkpoint::open(&self.path)?;
+        tch::no_grad(|| {
+            for (name, variable) in &mut self.variables {
+                variable.copy_(&checkpoint.tensor(&format!("model.{name}"))?);
+            }
+            Ok::<(), WeightsError>(())
+        })?;
+        self.ema.load(&self.optimizer, &checkpoint, "ema.")?;
+        self.losses = Vec::try_from(checkpoint.tensor("losses")?).expect("losses are a vector of f32");
+        self.optimizer.load_state(&checkpoint)
+    }
+
+    /// Writes the state; a crash leaves the one before.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if it cannot be written.
+    pub fn save(&self) -> Result<(), WeightsError> {
+        let model = self.variables.iter().map(|(name, tensor)| (format!("model.{name}"), tensor.shallow_clone()));
+        let ema = self.ema.tensors(&self.optimizer).into_iter().map(|(name, tensor)| (format!("ema.{name}"), tensor));
+        let losses = [("losses".to_owned(), Tensor::from_slice(&self.losses))];
+        save_tensors(&self.path, model.chain(ema).chain(self.optimizer.state()).chain(losses), None)
+    }
+
+    /// The next step's number, from 0; `None` when the stage is done.
+    pub fn next_step(&self) -> Option<u64> {
+        Some(self.optimizer.steps()).filter(|&step| step < self.config.steps)
+    }
+
+    /// Learns from the loss of one step.
+    pub fn learn(&mut self, loss: &Tensor) {
+        loss.backward();
+        self.losses.push(loss.double_value(&[]) as f32);
+        self.optimizer.step_clipped(self.learning_rate(), MAX_GRADIENT_NORM);
+        self.ema.update(&self.optimizer);
+    }
+
+    fn learning_rate(&self) -> f64 {
+        let StageConfig { learning_rate, warmup, steps, .. } = self.config;
+        let step = self.optimizer.steps();
+        if step < warmup {
+            return learning_rate * (step + 1) as f64 / warmup as f64;
+        }
+        let progress = (step - warmup) as f64 / (steps.max(warmup + 1) - warmup) as f64;
+        learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+    }
+
+    /// The losses so far, one a step.
+    pub fn losses(&self) -> &[f32] {
+        &self.losses
+    }
+
+    /// Mean loss of the last `num` steps.
+    pub fn recent_loss(&self, num: usize) -> f32 {
+        let recent = &self.losses[self.losses.len().saturating_sub(num)..];
+        recent.iter().sum::<f32>() / recent.len().max(1) as f32
+    }
+
+    /// Puts the averaged weights in place of the last ones; for export, not for going on.
+    pub fn use_average(&mut self) {
+        let _no_grad = tch::no_grad_guard();
+        let average: std::collections::HashMap<String, Tensor> =
+            self.ema.tensors(&self.optimizer).into_iter().collect();
+        for (name, variable) in &mut self.variables {
+            variable.copy_(&average[name.as_str()]);
+        }
+    }
+}

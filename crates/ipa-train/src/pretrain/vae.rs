@@ -1,0 +1,67 @@
+//! The pocket autoencoder.
+
+use std::path::Path;
+
+use ipa_core::noise::Draws;
+use ipa_core::tch::{self, Device, Kind, Reduction, Tensor, nn::VarStore};
+use ipa_core::{WeightsError, picture};
+use ipa_pocket::{Scene, Split, render_many};
+use ipa_vae::{Vae, VaeConfig};
+
+use super::{Recipe, Stage, initialize};
+
+const KL_WEIGHT: f64 = 1e-6;
+
+/// Three levels: a latent for every 4×4 pixels.
+pub fn config() -> VaeConfig {
+    VaeConfig { block_out_channels: vec![32, 64, 64], layers_per_block: 1, norm_num_groups: 8, ..VaeConfig::sd15() }
+}
+
+/// Trains in `folder`, calling `progress` after every step; the variables end as their average.
+///
+/// Loss: squared and absolute error of the reconstruction, and a faint pull to the standard normal.
+///
+/// # Errors
+/// [`WeightsError`] if the state cannot be read or written.
+pub fn train(folder: &Path, recipe: &Recipe, mut progress: impl FnMut(&Stage)) -> Result<(VarStore, Vae), WeightsError> {
+    let vs = VarStore::new(Device::Cpu);
+    let vae = Vae::new(&vs.root(), &config());
+    initialize(&vs, recipe.seed, &[]);
+    let mut stage = Stage::resume(folder, &vs, recipe.vae)?;
+    while let Some(step) = stage.next_step() {
+        let pixels = pixels_at(recipe, step * recipe.vae.batch, recipe.vae.batch, Split::Train);
+        let posterior = vae.encode(&pixels);
+        let noise = Draws::counted(recipe.seed, "vae.noise", step).normal(&posterior.mean.size());
+        let decoded = vae.decode(&posterior.sample(&noise));
+        let reconstruction = decoded.mse_loss(&pixels, Reduction::Mean) + decoded.l1_loss(&pixels, Reduction::Mean) * 0.2;
+        stage.learn(&(reconstruction + posterior.kl().mean(Kind::Float) * KL_WEIGHT));
+        if (step + 1) % 100 == 0 || stage.next_step().is_none() {
+            stage.save()?;
+        }
+        progress(&stage);
+    }
+    stage.use_average();
+    Ok((vs, vae))
+}
+
+/// Scenes of the drawn world, numbered from `first`, as pixels.
+pub fn pixels_at(recipe: &Recipe, first: u64, num: u64, split: Split) -> Tensor {
+    let scenes: Vec<Scene> = (first..first + num).map(|index| Scene::draw_at(recipe.seed, index, split)).collect();
+    picture::to_pixels(&render_many(&scenes, recipe.size))
+}
+
+/// One over the deviation of encoded latents, so that diffusion sees unit variance.
+pub fn scaling_factor(recipe: &Recipe, vae: &Vae) -> f64 {
+    let _no_grad = tch::no_grad_guard();
+    1.0 / vae.encode(&pixels_at(recipe, 0, 256, Split::Train)).mean.std(true).double_value(&[])
+}
+
+/// Peak signal-to-noise ratio of reconstructed held-out scenes in dB, averaged over 256 of them.
+pub fn psnr(recipe: &Recipe, vae: &Vae) -> f64 {
+    let _no_grad = tch::no_grad_guard();
+    let pixels = pixels_at(recipe, 0, 256, Split::HeldOut);
+    let decoded = vae.decode(&vae.encode(&pixels).mean).clamp(-1.0, 1.0);
+    let errors = (decoded - pixels).square().mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
+    // The signal's peak is 2, from -1 to 1.
+    (errors / 4.0).log10().mean(Kind::Float).double_value(&[]) * -10.0
+}

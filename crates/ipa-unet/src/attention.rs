@@ -1,0 +1,152 @@
+//! Self-attention, cross-attention and the transformer around them.
+
+use ipa_core::layers::{Conv2d, GroupNorm, LayerNorm, Linear, conv2d, group_norm, layer_norm, linear, linear_no_bias};
+use ipa_core::tch::{Tensor, nn::Path};
+use ipa_core::{attention, merge_heads, split_heads};
+
+use crate::{CrossAttentionHook, SiteId, UnetConfig};
+
+const LAYER_NORM_EPS: f64 = 1e-5;
+const TRANSFORMER_NORM_EPS: f64 = 1e-6;
+
+#[derive(Debug)]
+struct SelfAttention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: i64,
+}
+
+impl SelfAttention {
+    fn new(vs: &Path, width: i64, heads: i64) -> Self {
+        Self {
+            to_q: linear_no_bias(&(vs / "to_q"), width, width),
+            to_k: linear_no_bias(&(vs / "to_k"), width, width),
+            to_v: linear_no_bias(&(vs / "to_v"), width, width),
+            to_out: linear(&(vs / "to_out" / "0"), width, width),
+            heads,
+        }
+    }
+
+    fn forward(&self, hidden: &Tensor) -> Tensor {
+        let query = split_heads(&hidden.apply(&self.to_q), self.heads);
+        let key = split_heads(&hidden.apply(&self.to_k), self.heads);
+        let value = split_heads(&hidden.apply(&self.to_v), self.heads);
+        merge_heads(&attention(&query, &key, &value)).apply(&self.to_out)
+    }
+}
+
+#[derive(Debug)]
+struct CrossAttention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: i64,
+    site: SiteId,
+}
+
+impl CrossAttention {
+    fn new(vs: &Path, width: i64, context: i64, heads: i64, site: SiteId) -> Self {
+        Self {
+            to_q: linear_no_bias(&(vs / "to_q"), width, width),
+            to_k: linear_no_bias(&(vs / "to_k"), context, width),
+            to_v: linear_no_bias(&(vs / "to_v"), context, width),
+            to_out: linear(&(vs / "to_out" / "0"), width, width),
+            heads,
+            site,
+        }
+    }
+
+    fn forward(&self, hidden: &Tensor, context: &Tensor, hook: &dyn CrossAttentionHook) -> Tensor {
+        let query = split_heads(&hidden.apply(&self.to_q), self.heads); // [b, heads, tokens, head_dim]
+        let key = split_heads(&context.apply(&self.to_k), self.heads);
+        let value = split_heads(&context.apply(&self.to_v), self.heads);
+        let attended = attention(&query, &key, &value);
+        let attended = match hook.attend(self.site, &query) {
+            Some(extra) => attended + extra, // not in place: autograd keeps the attention output
+            None => attended,
+        };
+        merge_heads(&attended).apply(&self.to_out)
+    }
+}
+
+/// `W₂ (value · gelu(gate))` with value and gate from one projection (arXiv:2002.05202, GEGLU).
+#[derive(Debug)]
+struct FeedForward {
+    proj: Linear,
+    out: Linear,
+}
+
+impl FeedForward {
+    fn new(vs: &Path, width: i64) -> Self {
+        Self {
+            proj: linear(&(vs / "net" / "0" / "proj"), width, 8 * width),
+            out: linear(&(vs / "net" / "2"), 4 * width, width),
+        }
+    }
+
+    fn forward(&self, hidden: &Tensor) -> Tensor {
+        let projected = hidden.apply(&self.proj).chunk(2, -1); // value first, then gate
+        (&projected[0] * projected[1].gelu("none")).apply(&self.out)
+    }
+}
+
+/// Self-attention, cross-attention and feed-forward, each normalised before and added after.
+#[derive(Debug)]
+struct BasicTransformerBlock {
+    norm1: LayerNorm,
+    attn1: SelfAttention,
+    norm2: LayerNorm,
+    attn2: CrossAttention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+}
+
+impl BasicTransformerBlock {
+    fn new(vs: &Path, width: i64, config: &UnetConfig, site: SiteId) -> Self {
+        let heads = config.attention_head_dim;
+        Self {
+            norm1: layer_norm(&(vs / "norm1"), width, LAYER_NORM_EPS),
+            attn1: SelfAttention::new(&(vs / "attn1"), width, heads),
+            norm2: layer_norm(&(vs / "norm2"), width, LAYER_NORM_EPS),
+            attn2: CrossAttention::new(&(vs / "attn2"), width, config.cross_attention_dim, heads, site),
+            norm3: layer_norm(&(vs / "norm3"), width, LAYER_NORM_EPS),
+            ff: FeedForward::new(&(vs / "ff"), width),
+        }
+    }
+
+    fn forward(&self, hidden: &Tensor, context: &Tensor, hook: &dyn CrossAttentionHook) -> Tensor {
+        let hidden = self.attn1.forward(&hidden.apply(&self.norm1)) + hidden;
+        let hidden = self.attn2.forward(&hidden.apply(&self.norm2), context, hook) + hidden;
+        self.ff.forward(&hidden.apply(&self.norm3)) + hidden
+    }
+}
+
+/// A transformer block over the positions of a feature map.
+#[derive(Debug)]
+pub(crate) struct Transformer2d {
+    norm: GroupNorm,
+    proj_in: Conv2d,
+    block: BasicTransformerBlock,
+    proj_out: Conv2d,
+}
+
+impl Transformer2d {
+    pub(crate) fn new(vs: &Path, width: i64, config: &UnetConfig, site: SiteId) -> Self {
+        Self {
+            norm: group_norm(&(vs / "norm"), config.norm_num_groups, width, TRANSFORMER_NORM_EPS),
+            proj_in: conv2d(&(vs / "proj_in"), width, width, 1),
+            block: BasicTransformerBlock::new(&(vs / "transformer_blocks" / "0"), width, config, site),
+            proj_out: conv2d(&(vs / "proj_out"), width, width, 1),
+        }
+    }
+
+    pub(crate) fn forward(&self, hidden: &Tensor, context: &Tensor, hook: &dyn CrossAttentionHook) -> Tensor {
+        let projected = hidden.apply(&self.norm).apply(&self.proj_in);
+        let tokens = projected.flatten(2, 3).transpose(1, 2); // [b, h·w, c]
+        let tokens = self.block.forward(&tokens, context, hook);
+        tokens.transpose(1, 2).reshape(hidden.size()).apply(&self.proj_out) + hidden
+    }
+}

@@ -1,0 +1,230 @@
+//! Sizes of the UNet and the list of its cross-attention layers.
+
+use serde::{Deserialize, Serialize};
+
+/// Sizes of a `UNet2DConditionModel`, as published in `unet/config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnetConfig {
+    /// Latents' height and width that the model was trained at.
+    #[serde(default)]
+    pub sample_size: Option<i64>,
+    /// Channels of the noisy latents: 4.
+    pub in_channels: i64,
+    /// Channels of the prediction: 4.
+    pub out_channels: i64,
+    /// `CrossAttnDownBlock2D` or `DownBlock2D`, finest level first.
+    pub down_block_types: Vec<String>,
+    /// `UpBlock2D` or `CrossAttnUpBlock2D`, coarsest level first.
+    pub up_block_types: Vec<String>,
+    /// Width of each level, finest first.
+    pub block_out_channels: Vec<i64>,
+    /// Residual blocks per down level; an up level has one more.
+    #[serde(default = "two")]
+    pub layers_per_block: i64,
+    /// Width of the context that cross-attention reads.
+    pub cross_attention_dim: i64,
+    /// Parity: the published name; it is the *number* of heads, the same at every level.
+    #[serde(default = "eight")]
+    pub attention_head_dim: i64,
+    /// Groups of every group normalisation.
+    #[serde(default = "thirty_two")]
+    pub norm_num_groups: i64,
+    /// Epsilon of the group normalisations in residual blocks and before the output.
+    #[serde(default = "default_norm_eps")]
+    pub norm_eps: f64,
+    /// Published fields of other models, kept to refuse what is not computed here.
+    #[serde(flatten)]
+    pub others: serde_json::Map<String, serde_json::Value>,
+}
+
+fn two() -> i64 {
+    2
+}
+
+fn eight() -> i64 {
+    8
+}
+
+fn thirty_two() -> i64 {
+    32
+}
+
+fn default_norm_eps() -> f64 {
+    1e-5
+}
+
+/// One cross-attention layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Path of the attention module, as `down_blocks.0.attentions.0.transformer_blocks.0.attn2`.
+    pub name: String,
+    /// Width of its queries.
+    pub width: i64,
+    /// Attention heads.
+    pub heads: i64,
+}
+
+impl UnetConfig {
+    /// Stable Diffusion 1.x: 859,520,964 parameters.
+    pub fn sd15() -> Self {
+        Self {
+            sample_size: Some(64),
+            block_out_channels: vec![320, 640, 1280, 1280],
+            cross_attention_dim: 768,
+            ..Self::like_sd15(vec![320, 640, 1280, 1280], 768)
+        }
+    }
+
+    /// SD1.x's blocks at other sizes: attention at all levels but the last.
+    pub fn like_sd15(block_out_channels: Vec<i64>, cross_attention_dim: i64) -> Self {
+        let last = block_out_channels.len() - 1;
+        let names = |with: &str, without: &str| -> Vec<String> {
+            (0..=last).map(|level| if level < last { with } else { without }.to_owned()).collect()
+        };
+        let mut up_block_types = names("CrossAttnUpBlock2D", "UpBlock2D");
+        up_block_types.reverse();
+        Self {
+            sample_size: None,
+            in_channels: 4,
+            out_channels: 4,
+            down_block_types: names("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types,
+            block_out_channels,
+            layers_per_block: 2,
+            cross_attention_dim,
+            attention_head_dim: 8,
+            norm_num_groups: 32,
+            norm_eps: 1e-5,
+            others: serde_json::Map::new(),
+        }
+    }
+
+    /// The cross-attention layers in execution order; [`SiteId`](crate::SiteId) indexes this list.
+    pub fn sites(&self) -> Vec<Site> {
+        let levels = self.block_out_channels.len();
+        let site = |block: String, layer: i64, width: i64| Site {
+            name: format!("{block}.attentions.{layer}.transformer_blocks.0.attn2"),
+            width,
+            heads: self.attention_head_dim,
+        };
+        let mut sites = Vec::new();
+        for level in (0..levels).filter(|&level| self.down_has_attention(level)) {
+            let block = format!("down_blocks.{level}");
+            sites.extend((0..self.layers_per_block).map(|l| site(block.clone(), l, self.block_out_channels[level])));
+        }
+        sites.push(site("mid_block".to_owned(), 0, self.block_out_channels[levels - 1]));
+        for level in (0..levels).filter(|&level| self.up_has_attention(level)) {
+            let (block, width) = (format!("up_blocks.{level}"), self.block_out_channels[levels - 1 - level]);
+            sites.extend((0..=self.layers_per_block).map(|l| site(block.clone(), l, width)));
+        }
+        sites
+    }
+
+    /// How many cross-attention layers lie in each part, for the numbering of published adapters.
+    pub fn site_counts(&self) -> ipa_formats::SiteCounts {
+        let count = |part: &str| self.sites().iter().filter(|site| site.name.starts_with(part)).count();
+        ipa_formats::SiteCounts { down: count("down"), mid: count("mid"), up: count("up") }
+    }
+
+    pub(crate) fn down_has_attention(&self, level: usize) -> bool {
+        self.down_block_types[level] == "CrossAttnDownBlock2D"
+    }
+
+    pub(crate) fn up_has_attention(&self, level: usize) -> bool {
+        self.up_block_types[level] == "CrossAttnUpBlock2D"
+    }
+
+    fn check_levels(&self) -> Result<(), String> {
+        let levels = self.block_out_channels.len();
+        if levels == 0 || levels > 8 || self.down_block_types.len() != levels || self.up_block_types.len() != levels {
+            return Err("`block_out_channels`, `down_block_types` and `up_block_types` must be equally long".to_owned());
+        }
+        let known = ["CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"];
+        let mut types = self.down_block_types.iter().chain(&self.up_block_types);
+        if let Some(unknown) = types.find(|name| !known.contains(&name.as_str())) {
+            return Err(format!("block type `{unknown}` is not one of Stable Diffusion 1.x"));
+        }
+        let fits = |width: i64| {
+            width > 0
+                && self.norm_num_groups > 0
+                && width % self.norm_num_groups == 0
+                && self.attention_head_dim > 0
+                && width % self.attention_head_dim == 0
+        };
+        match self.block_out_channels.iter().find(|&&width| !fits(width)) {
+            Some(width) => Err(format!(
+                "{width} channels cannot be split into {} groups and {} heads",
+                self.norm_num_groups, self.attention_head_dim
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ipa_core::Config for UnetConfig {
+    fn check(&self) -> Result<(), String> {
+        self.check_levels()?;
+        if self.layers_per_block < 1 || self.in_channels < 1 || self.out_channels < 1 || self.cross_attention_dim < 1 {
+            return Err("sizes must be at least 1".to_owned());
+        }
+        let expected = [
+            ("act_fn", serde_json::json!("silu")),
+            ("center_input_sample", false.into()),
+            ("downsample_padding", 1.into()),
+            ("flip_sin_to_cos", true.into()),
+            ("freq_shift", 0.into()),
+            ("mid_block_scale_factor", 1.into()),
+            ("mid_block_type", "UNetMidBlock2DCrossAttn".into()),
+            ("only_cross_attention", false.into()),
+            ("dual_cross_attention", false.into()),
+            ("resnet_time_scale_shift", "default".into()),
+            ("time_embedding_type", "positional".into()),
+            ("transformer_layers_per_block", 1.into()),
+            ("use_linear_projection", false.into()),
+            ("conv_in_kernel", 3.into()),
+            ("conv_out_kernel", 3.into()),
+        ];
+        let null_elsewhere = ["addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim"];
+        let differs = |name: &&str, expected: &serde_json::Value| {
+            self.others.get(*name).is_some_and(|value| !value.is_null() && !same_value(value, expected))
+        };
+        let unknown = expected.iter().find(|(name, value)| differs(name, value)).map(|(name, _)| *name);
+        let unknown = unknown.or(null_elsewhere.into_iter().find(|name| differs(name, &serde_json::Value::Null)));
+        match unknown {
+            Some(name) => Err(format!("`{name}` is {}, which is not Stable Diffusion 1.x", self.others[name])),
+            None => Ok(()),
+        }
+    }
+}
+
+fn same_value(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+    a == b || a.as_f64().is_some_and(|a| Some(a) == b.as_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipa_core::Config;
+
+    #[test]
+    fn sd15_has_its_sixteen_sites_in_execution_order() {
+        let sites = UnetConfig::sd15().sites();
+        assert_eq!(sites.len(), 16);
+        assert_eq!(sites[0].name, "down_blocks.0.attentions.0.transformer_blocks.0.attn2");
+        assert_eq!(sites[6].name, "mid_block.attentions.0.transformer_blocks.0.attn2");
+        assert_eq!(sites[15].name, "up_blocks.3.attentions.2.transformer_blocks.0.attn2");
+        let widths: Vec<i64> = sites.iter().map(|site| site.width).collect();
+        let expected =
+            [320, 320, 640, 640, 1280, 1280, 1280, 1280, 1280, 1280, 640, 640, 640, 320, 320, 320];
+        assert_eq!(widths, expected);
+        assert_eq!(UnetConfig::sd15().site_counts(), ipa_formats::SiteCounts { down: 6, mid: 1, up: 9 });
+    }
+
+    #[test]
+    fn what_is_not_computed_here_is_refused_by_field() {
+        let mut config = UnetConfig::sd15();
+        assert_eq!(config.check(), Ok(()));
+        config.others.insert("use_linear_projection".into(), true.into());
+        assert!(config.check().expect_err("SD 2.x").contains("use_linear_projection"));
+    }
+}

@@ -1,0 +1,126 @@
+//! The whole network.
+
+use std::path::Path as FilePath;
+
+use ipa_core::layers::{Conv2d, GroupNorm, conv2d, group_norm};
+use ipa_core::tch::{Device, Kind, Tensor, nn::Path};
+use ipa_core::{Component, WeightsError, load_component, same_name};
+
+use crate::blocks::{Conditions, DownBlock, MidBlock, SiteCounter, UpBlock};
+use crate::time::TimeEmbedding;
+use crate::{CrossAttentionHook, UnetConfig};
+
+/// Predicts the noise in noisy latents, reading a text context and whatever a hook adds.
+#[derive(Debug)]
+pub struct Unet {
+    config: UnetConfig,
+    conv_in: Conv2d,
+    time_embedding: TimeEmbedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Unet {
+    /// Declares the network's variables under `vs`.
+    pub fn new(vs: &Path, config: &UnetConfig) -> Self {
+        let first = config.block_out_channels[0];
+        let levels = 0..config.block_out_channels.len();
+        let mut sites = SiteCounter::default();
+        let down_block = |level| DownBlock::new(&(vs / "down_blocks" / level), config, level, &mut sites);
+        let down_blocks = levels.clone().map(down_block).collect();
+        let mid_block = MidBlock::new(&(vs / "mid_block"), config, &mut sites);
+        let up_block = |level| UpBlock::new(&(vs / "up_blocks" / level), config, level, &mut sites);
+        let up_blocks = levels.map(up_block).collect();
+        Self {
+            config: config.clone(),
+            conv_in: conv2d(&(vs / "conv_in"), config.in_channels, first, 3),
+            time_embedding: TimeEmbedding::new(&(vs / "time_embedding"), first, 4 * first),
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out: group_norm(&(vs / "conv_norm_out"), config.norm_num_groups, first, config.norm_eps),
+            conv_out: conv2d(&(vs / "conv_out"), first, config.out_channels, 3),
+        }
+    }
+
+    /// Loads a published `unet` folder.
+    ///
+    /// # Errors
+    /// [`WeightsError`] naming the file, and the field or tensor, at fault.
+    pub fn load(folder: &FilePath, options: (Device, Kind)) -> Result<Self, WeightsError> {
+        Ok(Self::load_with_variables(folder, options)?.model)
+    }
+
+    /// As [`Unet::load`], with the variables by name: training reads K and V from them.
+    ///
+    /// # Errors
+    /// As [`Unet::load`].
+    pub fn load_with_variables(
+        folder: &FilePath,
+        options: (Device, Kind),
+    ) -> Result<Component<UnetConfig, Self>, WeightsError> {
+        load_component(folder, options, same_name, |vs, config| Self::new(&vs, config))
+    }
+
+    /// The sizes it was built with.
+    pub fn config(&self) -> &UnetConfig {
+        &self.config
+    }
+
+    /// One denoising call.
+    ///
+    /// # Shapes
+    /// - `latents`: `[batch, in_channels, h, w]`, any `h` and `w`
+    /// - `timesteps`: one number or `[batch]`
+    /// - `context`: `[batch, tokens, cross_attention_dim]`
+    /// - result: `[batch, out_channels, h, w]`
+    pub fn forward(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        context: &Tensor,
+        hook: &dyn CrossAttentionHook,
+    ) -> Tensor {
+        let time_embeds = self.time_embedding.forward(&timesteps.to_device(latents.device()), latents.kind());
+        let conditions = Conditions { time_embeds: &time_embeds, context, hook };
+        let mut hidden = latents.apply(&self.conv_in);
+        let mut skips = vec![hidden.shallow_clone()];
+        for block in &self.down_blocks {
+            hidden = block.forward(hidden, &conditions, &mut skips);
+        }
+        hidden = self.mid_block.forward(&hidden, &conditions);
+        for block in &self.up_blocks {
+            hidden = block.forward(hidden, &conditions, &mut skips);
+        }
+        hidden.apply(&self.conv_norm_out).silu().apply(&self.conv_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipa_core::layers::num_parameters;
+    use ipa_core::tch::nn::VarStore;
+
+    #[test]
+    fn sd15_has_the_published_number_of_parameters() {
+        let vs = VarStore::new(Device::Cpu);
+        Unet::new(&vs.root(), &UnetConfig::sd15());
+        assert_eq!(num_parameters(&vs), 859_520_964);
+    }
+
+    #[test]
+    fn every_site_is_where_the_config_says() {
+        let vs = VarStore::new(Device::Cpu);
+        let config = UnetConfig::sd15();
+        Unet::new(&vs.root(), &config);
+        let variables = vs.variables();
+        for site in config.sites() {
+            let to_q = &variables[&format!("{}.to_q.weight", site.name)];
+            assert_eq!(to_q.size(), [site.width, site.width], "{}", site.name);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Sizes of the autoencoder.
+
+use serde::{Deserialize, Serialize};
+
+/// Sizes of an `AutoencoderKL`, as published in `vae/config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VaeConfig {
+    /// Channels of a picture: 3.
+    #[serde(default = "three")]
+    pub in_channels: i64,
+    /// Channels of a decoded picture: 3.
+    #[serde(default = "three")]
+    pub out_channels: i64,
+    /// Channels of the latents: 4.
+    pub latent_channels: i64,
+    /// Width of each level, finest first; a level halves the size, but for the last.
+    pub block_out_channels: Vec<i64>,
+    /// Residual blocks per encoder level; a decoder level has one more.
+    pub layers_per_block: i64,
+    /// Groups of every group normalisation.
+    #[serde(default = "thirty_two")]
+    pub norm_num_groups: i64,
+    /// What encoded latents are multiplied by before diffusion.
+    #[serde(default = "sd_scaling_factor")]
+    pub scaling_factor: f64,
+}
+
+fn three() -> i64 {
+    3
+}
+
+fn thirty_two() -> i64 {
+    32
+}
+
+fn sd_scaling_factor() -> f64 {
+    0.18215
+}
+
+impl VaeConfig {
+    /// Stable Diffusion 1.x: 83,653,863 parameters.
+    pub fn sd15() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            latent_channels: 4,
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            norm_num_groups: 32,
+            scaling_factor: sd_scaling_factor(),
+        }
+    }
+
+    /// How many pixels of a picture's side make one latent: `2^(levels − 1)`.
+    pub fn downsampling(&self) -> i64 {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
+
+impl ipa_core::Config for VaeConfig {
+    fn check(&self) -> Result<(), String> {
+        if self.block_out_channels.is_empty() || self.block_out_channels.len() > 8 {
+            return Err(format!("`block_out_channels` has {} levels; expected 1 to 8", self.block_out_channels.len()));
+        }
+        let fits = |channels: &i64| *channels > 0 && self.norm_num_groups > 0 && channels % self.norm_num_groups == 0;
+        match self.block_out_channels.iter().find(|channels| !fits(channels)) {
+            Some(channels) => Err(format!("{channels} channels cannot be split into {} groups", self.norm_num_groups)),
+            None if self.latent_channels < 1 || self.layers_per_block < 1 => {
+                Err("`latent_channels` and `layers_per_block` must be at least 1".to_owned())
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Chores that are another package's program: libtorch first, then cargo builds and starts it.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use anyhow::{Context, Result};
+
+use crate::libtorch::{self, Parts};
+
+/// The root of the checkout this program was started in.
+pub(crate) fn checkout() -> PathBuf {
+    // `cargo run` says where it is; the compiled-in path serves a program that is started without cargo.
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(manifest).parent().expect("xtask lies in the checkout's root").to_owned()
+}
+
+/// Every test, documentation examples included.
+pub(crate) fn test(args: &[OsString]) -> Result<ExitCode> {
+    with_libtorch(&["test", "--release", "--workspace"], args)
+}
+
+/// `ipa demo`.
+pub(crate) fn demo(args: &[OsString]) -> Result<ExitCode> {
+    with_libtorch(&["run", "--release", "--package", "ipa-cli", "--bin", "ipa", "--", "demo"], args)
+}
+
+/// The training of the pocket model.
+pub(crate) fn pocket(args: &[OsString]) -> Result<ExitCode> {
+    with_libtorch(&["run", "--release", "--package", "ipa-train", "--bin", "pocket", "--"], args)
+}
+
+/// Full-size models with random weights, here and in the Python references.
+pub(crate) fn parity(args: &[OsString]) -> Result<ExitCode> {
+    with_libtorch(&["run", "--release", "--package", "ipa", "--example", "parity", "--"], args)
+}
+
+fn with_libtorch(cargo_args: &[&str], args: &[OsString]) -> Result<ExitCode> {
+    libtorch::set_up(Parts::Cpu)?;
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(cargo_args)
+        .args(args)
+        .current_dir(checkout())
+        .status()
+        .context("cannot start cargo")?;
+    Ok(exit_code(status))
+}
+
+/// The child's exit code; 1 if a signal ended it.
+pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
+    status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
