@@ -1,5 +1,31 @@
-//! Noise schedules, samplers, guidance and the generation pipeline.
+//! Noise schedules, samplers, guidance, requests, and the pipeline from a request to pictures.
+//!
+//! Knows nothing of command lines. Timesteps count down from 999; `guidance_scale` is 1 + w of arXiv:2207.12598, so 1
+//! is off; the same seed gives the noise that diffusers draws from its CPU generator.
+//!
+//! ```no_run
+//! use ipa_core::tch::{Device, Kind};
+//! use ipa_sample::{GenerateRequest, Pipeline};
+//!
+//! let pipeline = Pipeline::load("stable-diffusion-v1-5".as_ref(), (Device::Cpu, Kind::Float))?
+//!     .with_adapter("ip-adapter_sd15.safetensors".as_ref(), Some("image_encoder".as_ref()))?;
+//! let request = GenerateRequest { prompt: "in a garden".into(), scale: 0.6, seed: 42, ..Default::default() };
+//! let reference = ipa_clip::load_image("cat.png".as_ref())?;
+//! let generated = pipeline.generate(&request, &[reference], |_| {})?;
+//! ipa_sample::write_png("out.png".as_ref(), &generated.pictures[0], &serde_json::to_value(&request)?)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod ddim;
+mod guidance;
+mod pipeline;
+mod png;
+mod request;
 mod schedule;
 
+pub use self::png::{REQUEST_KEYWORD, write_png};
+pub use ddim::Ddim;
+pub use guidance::guided;
+pub use pipeline::{Generated, ImageEncoder, Pipeline, PipelineError};
+pub use request::{GenerateRequest, MAX_IMAGES, MAX_SIDE, RequestError};
 pub use schedule::{BetaSchedule, NoiseSchedule, PredictionType, SchedulerConfig, TimestepSpacing};

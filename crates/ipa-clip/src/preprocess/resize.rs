@@ -1,7 +1,7 @@
 //! Pillow's antialiased resize of 8-bit images, bit for bit.
 //!
-//! Follows `Resample.c` of Pillow: weights in fixed point, the horizontal pass first, rounded to 8 bits before the
-//! vertical one.
+//! Follows `Resample.c` of Pillow 13: weights in fixed point, two passes with 8 bits between them. Older versions
+//! always begin with the horizontal pass; where version 13 does not, they differ by a level or two.
 
 use std::f64::consts::PI;
 use std::ops::Range;
@@ -76,12 +76,26 @@ pub(super) fn resize_part(
     assert!(width > 0 && height > 0 && size.width > 0 && size.height > 0, "an image without pixels");
     let horizontal = taps(width, size.width, columns, filter);
     let vertical = taps(height, size.height, rows, filter);
-    let first_row = vertical.first().map_or(0, |taps| taps.start);
-    let end_row = vertical.last().map_or(0, |taps| taps.start + taps.weights.len());
-
-    let narrow = resize_rows(image, first_row..end_row, &horizontal);
-    let bytes = resize_columns(&narrow, horizontal.len() * CHANNELS, first_row, &vertical);
+    let source_stride = width as usize * CHANNELS;
+    let stride = horizontal.len() * CHANNELS;
+    let bytes = if is_vertical_first(image, size) {
+        let low = resize_columns(image.as_raw(), source_stride, 0, &vertical);
+        resize_rows(&low, source_stride, &horizontal)
+    } else {
+        let first_row = vertical.first().map_or(0, |taps| taps.start);
+        let end_row = vertical.last().map_or(0, |taps| taps.start + taps.weights.len());
+        let source = &image.as_raw()[first_row * source_stride..end_row * source_stride];
+        let narrow = resize_rows(source, source_stride, &horizontal);
+        resize_columns(&narrow, stride, first_row, &vertical)
+    };
     RgbImage::from_raw(horizontal.len() as u32, vertical.len() as u32, bytes).expect("one pixel for each pair of taps")
+}
+
+/// Parity: Pillow 13 starts with the vertical pass if it takes away more than twice what the horizontal one does.
+fn is_vertical_first(image: &RgbImage, size: Size) -> bool {
+    let fewer_columns = i64::from(image.width()) - size.width as i64;
+    let fewer_rows = i64::from(image.height()) - size.height as i64;
+    fewer_rows > 0 && fewer_rows > 2 * fewer_columns
 }
 
 /// The source pixels that one output pixel is made of, with their weights in fixed point.
@@ -113,12 +127,10 @@ fn taps(source: u32, target: u64, range: Range<u64>, filter: Filter) -> Vec<Taps
         .collect()
 }
 
-/// The horizontal pass over some rows of `image`.
-fn resize_rows(image: &RgbImage, rows: Range<usize>, taps: &[Taps]) -> Vec<u8> {
-    let source_stride = image.width() as usize * CHANNELS;
+/// The horizontal pass over every row of `source`.
+fn resize_rows(source: &[u8], source_stride: usize, taps: &[Taps]) -> Vec<u8> {
     let stride = taps.len() * CHANNELS;
-    let source = &image.as_raw()[rows.start * source_stride..rows.end * source_stride];
-    let mut output = vec![0; rows.len() * stride];
+    let mut output = vec![0; source.len() / source_stride * stride];
     output.par_chunks_exact_mut(stride).zip(source.par_chunks_exact(source_stride)).for_each(|(output, row)| {
         for (pixel, taps) in output.chunks_exact_mut(CHANNELS).zip(taps) {
             let mut sums = [1 << (PRECISION_BITS - 1); CHANNELS];
@@ -135,7 +147,7 @@ fn resize_rows(image: &RgbImage, rows: Range<usize>, taps: &[Taps]) -> Vec<u8> {
     output
 }
 
-/// The vertical pass; `source` starts at row `first_row`, to which the taps refer.
+/// The vertical pass; `source` starts with row `first_row` of what the taps count.
 fn resize_columns(source: &[u8], stride: usize, first_row: usize, taps: &[Taps]) -> Vec<u8> {
     let mut output = vec![0; taps.len() * stride];
     output.par_chunks_exact_mut(stride).zip(taps).for_each_init(

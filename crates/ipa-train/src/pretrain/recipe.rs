@@ -26,9 +26,9 @@ impl Recipe {
         Self {
             seed: 0,
             size: 64,
-            vae: stage(8, 1800, 1e-3),
-            clip: stage(64, 2500, 1e-3),
-            unet: stage(32, 6000, 8e-4),
+            vae: stage(8, 1500, 1e-3),
+            clip: stage(64, 1200, 1e-3),
+            unet: stage(32, 3600, 8e-4),
             num_scenes: 20_000,
         }
     }

@@ -1,0 +1,31 @@
+//! The hook that listens at every cross-attention layer.
+
+use ipa_core::attention;
+use ipa_core::tch::Tensor;
+use ipa_unet::{CrossAttentionHook, SiteId};
+
+/// Reference images, projected and ready for every cross-attention layer of one UNet.
+#[derive(Debug)]
+pub struct ImagePrompt {
+    pub(crate) keys_values: Vec<(Tensor, Tensor)>, // by site, each [b, heads, ip_tokens, head_dim]
+    pub(crate) scale: f64,
+}
+
+impl ImagePrompt {
+    /// The same images at another strength; keys and values are shared.
+    pub fn with_scale(&self, scale: f64) -> Self {
+        let shared = |(key, value): &(Tensor, Tensor)| (key.shallow_clone(), value.shallow_clone());
+        Self { keys_values: self.keys_values.iter().map(shared).collect(), scale }
+    }
+}
+
+impl CrossAttentionHook for ImagePrompt {
+    /// `scale · Attn(Q, K', V')` (arXiv:2308.06721 Eq. 5); nothing at all at scale 0.
+    fn attend(&self, site: SiteId, query: &Tensor) -> Option<Tensor> {
+        if self.scale == 0.0 {
+            return None;
+        }
+        let (key, value) = &self.keys_values[site.0];
+        Some(attention(query, key, value) * self.scale)
+    }
+}

@@ -1,0 +1,157 @@
+//! Resize, decoding and CLIP's image processor against Pillow and transformers.
+//! Reference values: tests/fixtures/preprocess.py
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use image::{Rgb, RgbImage};
+use ipa_clip::preprocess::{Filter, resize};
+use ipa_clip::{ImageProcessor, PreprocessError, load_image};
+use ndarray::{Array3, Axis, s};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+
+/// Libraries round the JPEG transform differently; measured: 3 at most.
+const JPEG_TOLERANCE: u8 = 4;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/preprocess").join(name)
+}
+
+/// The picture of the fixture script's `picture`.
+fn picture(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        Rgb([0, 1, 2].map(|c: u32| ((37 * y + 11 * x * x + 5 * x * y * (c + 1) + 80 * c) % 256) as u8))
+    })
+}
+
+/// Reads the `<width>x<height>` of a tensor's name.
+fn sides(text: &str) -> (u32, u32) {
+    let (width, height) = text.split_once('x').unwrap();
+    (width.parse().unwrap(), height.parse().unwrap())
+}
+
+fn floats(view: &TensorView) -> Vec<f32> {
+    view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+fn doubles(view: &TensorView) -> Vec<f64> {
+    view.data().chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+fn assert_values(name: &str, values: &Array3<f32>, expected: &TensorView) {
+    assert_eq!(values.shape(), expected.shape(), "{name}");
+    let worst = values.iter().zip(floats(expected)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= 1e-6, "{name}: {worst}");
+}
+
+#[test]
+fn resize_equals_pillow_bit_for_bit() {
+    let bytes = fs::read(fixture("resize.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, expected) in tensors.iter() {
+        let parts: Vec<&str> = name.split('.').collect();
+        let filter = match parts[0] {
+            "bilinear" => Filter::Bilinear,
+            "bicubic" => Filter::Bicubic,
+            _ => Filter::Lanczos,
+        };
+        let (from, to) = (sides(parts[1]), sides(parts[2]));
+        let resized = resize(&picture(from.0, from.1), to.0, to.1, filter);
+        assert_eq!(expected.shape(), [to.1 as usize, to.0 as usize, 3], "{name}");
+        assert!(resized.as_raw() == expected.data(), "{name}");
+    }
+}
+
+#[test]
+fn processor_equals_the_reference() {
+    let bytes = fs::read(fixture("processed.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let config = |text: &str| serde_json::from_str::<ImageProcessor>(text).unwrap();
+    let padded = config(r#"{"size": 13, "crop_size": {"height": 18, "width": 40}}"#);
+    let squashed = config(r#"{"size": {"height": 16, "width": 18}, "crop_size": {"height": 15, "width": 15}}"#);
+    for (name, expected) in tensors.iter() {
+        let (kind, size) = name.split_once('.').unwrap();
+        let (width, height) = sides(size);
+        let image = picture(width, height);
+        match kind {
+            "small" => assert_values(name, &ImageProcessor::for_size(32).pixel_values(&image), &expected),
+            "padded" => assert_values(name, &padded.pixel_values(&image), &expected),
+            "squashed" => assert_values(name, &squashed.pixel_values(&image), &expected),
+            "sample" => {
+                let values = ImageProcessor::default().pixel_values(&image);
+                assert_values(name, &values.slice(s![.., ..;9, ..;9]).to_owned(), &expected);
+            }
+            "sum" => {
+                let values = ImageProcessor::default().pixel_values(&image).mapv(f64::from);
+                for (sum, expected) in values.sum_axis(Axis(1)).sum_axis(Axis(1)).iter().zip(doubles(&expected)) {
+                    assert!((sum - expected).abs() < 1e-6, "{name}: {sum} {expected}");
+                }
+            }
+            other => panic!("unknown fixture {other}"),
+        }
+    }
+}
+
+#[test]
+fn a_batch_is_its_images() {
+    let images = [picture(61, 151), picture(203, 47), picture(3, 2)];
+    let processor = ImageProcessor::default();
+    let batch = processor.batch(&images);
+    assert_eq!(batch.shape(), [3, 3, 224, 224]);
+    for (values, image) in batch.outer_iter().zip(&images) {
+        assert_eq!(values, processor.pixel_values(image));
+    }
+    assert_eq!(processor.batch(&[]).shape(), [0, 3, 224, 224]);
+}
+
+#[test]
+fn folders_without_a_configuration_get_the_towers_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = ImageProcessor::from_folder(dir.path()).unwrap_err();
+    assert!(matches!(missing, PreprocessError::Read { .. }), "{missing}");
+    let processor = ImageProcessor::from_folder_or_size(dir.path(), 32).unwrap();
+    assert_eq!(processor, ImageProcessor::for_size(32));
+
+    fs::write(dir.path().join("preprocessor_config.json"), r#"{"size": {"shortest_edge": 40}, "crop_size": 36}"#)
+        .unwrap();
+    assert_eq!(ImageProcessor::from_folder_or_size(dir.path(), 32).unwrap().output_size(), (36, 36));
+    fs::write(dir.path().join("preprocessor_config.json"), r#"{"do_resize": false}"#).unwrap();
+    let refused = ImageProcessor::from_folder(dir.path()).unwrap_err();
+    assert!(matches!(refused, PreprocessError::Config { .. }), "{refused}");
+}
+
+/// PNG and lossless WebP bit for bit, JPEG nearly; all eight orientations, also in a PNG.
+#[test]
+fn files_decode_as_in_pillow() {
+    let bytes = fs::read(fixture("decoded.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, expected) in tensors.iter() {
+        let image = load_image(&fixture("files").join(name)).unwrap();
+        assert_eq!(expected.shape(), [image.height() as usize, image.width() as usize, 3], "{name}");
+        let worst = image.as_raw().iter().zip(expected.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        let tolerance = if name.ends_with(".jpg") { JPEG_TOLERANCE } else { 0 };
+        println!("{name}: {worst}");
+        assert!(worst <= tolerance, "{name}: {worst}");
+    }
+}
+
+#[test]
+fn hostile_files_are_refused_quickly_and_by_name() {
+    let start = Instant::now();
+    for entry in fs::read_dir(fixture("refused")).unwrap() {
+        let path = entry.unwrap().path();
+        let error = load_image(&path).unwrap_err();
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        println!("{error}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let huge = load_image(&fixture("refused/huge.png")).unwrap_err();
+    assert!(matches!(huge, PreprocessError::TooLarge { width: 100_000, height: 100_000, .. }), "{huge}");
+    let absent = load_image(Path::new("absent.png")).unwrap_err();
+    assert!(matches!(absent, PreprocessError::Read { .. }), "{absent}");
+    let folder = load_image(&fixture("refused")).unwrap_err();
+    assert!(matches!(folder, PreprocessError::Read { .. } | PreprocessError::Decode { .. }), "{folder}");
+}

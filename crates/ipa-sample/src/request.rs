@@ -1,0 +1,161 @@
+//! What a user asks for.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Largest side of a picture in pixels.
+pub const MAX_SIDE: u32 = 4096;
+/// Most pictures of one request.
+pub const MAX_IMAGES: u32 = 1000;
+
+/// A generation, complete but for the model's own files: what the command line, request files, the library and the
+/// text chunk of every written PNG share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GenerateRequest {
+    /// What to draw; may be empty with an image prompt.
+    pub prompt: String,
+    /// What not to draw.
+    pub negative_prompt: String,
+    /// Reference images; several make one prompt together.
+    pub images: Vec<PathBuf>,
+    /// Strength of the image prompt: 0 none, 1 as trained.
+    pub scale: f64,
+    /// Sampler; the model's own without one.
+    pub scheduler: Option<String>,
+    /// Denoising steps.
+    pub num_steps: usize,
+    /// 1 is no guidance.
+    pub guidance_scale: f64,
+    /// Seed of the noise, the same as diffusers' CPU generator.
+    pub seed: u64,
+    /// Pictures drawn from one seed in one batch.
+    pub num_images: u32,
+    /// Width in pixels, a multiple of 8; the model's own without one.
+    pub width: Option<u32>,
+    /// Height in pixels, a multiple of 8; the model's own without one.
+    pub height: Option<u32>,
+}
+
+impl Default for GenerateRequest {
+    fn default() -> Self {
+        Self {
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            images: Vec::new(),
+            scale: 1.0,
+            scheduler: None,
+            num_steps: 50,
+            guidance_scale: 7.5,
+            seed: 0,
+            num_images: 1,
+            width: None,
+            height: None,
+        }
+    }
+}
+
+/// Why a request cannot be carried out, whatever the model.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// A field is out of its range.
+    #[error("`{field}` is {value}; {allowed}")]
+    Field {
+        /// Its name.
+        field: &'static str,
+        /// As given.
+        value: String,
+        /// What would be right.
+        allowed: &'static str,
+    },
+    /// The request file cannot be read.
+    #[error("cannot read the request file {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The request file is not one.
+    #[error("{path} is not a request: {reason}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Field and line.
+        reason: String,
+    },
+}
+
+impl GenerateRequest {
+    /// Reads a TOML file; paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// [`RequestError`] naming the file and the field at fault.
+    pub fn from_toml(path: &Path) -> Result<Self, RequestError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| RequestError::Read { path: path.into(), source })?;
+        let mut request: Self = toml::from_str(&text)
+            .map_err(|error| RequestError::Parse { path: path.into(), reason: error.to_string() })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        request.images = request.images.iter().map(|image| folder.join(image)).collect();
+        Ok(request)
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`RequestError::Field`].
+    pub fn check(&self) -> Result<(), RequestError> {
+        let refuse = |field, value: &dyn ToString, allowed| {
+            Err(RequestError::Field { field, value: value.to_string(), allowed })
+        };
+        for (field, side) in [("width", self.width), ("height", self.height)] {
+            let Some(side) = side else { continue };
+            if side % 8 != 0 || !(8..=MAX_SIDE).contains(&side) {
+                return refuse(field, &side, "choose a multiple of 8 between 8 and 4096");
+            }
+        }
+        if !(0.0..=10.0).contains(&self.scale) {
+            return refuse("scale", &self.scale, "choose 0 (no image prompt) to 10; 1 is the trained strength");
+        }
+        if !(0.0..=100.0).contains(&self.guidance_scale) {
+            return refuse("guidance_scale", &self.guidance_scale, "choose 0 to 100; 1 is no guidance, 7.5 is usual");
+        }
+        if !(1..=1000).contains(&self.num_steps) {
+            return refuse("num_steps", &self.num_steps, "choose 1 to 1000");
+        }
+        if !(1..=MAX_IMAGES).contains(&self.num_images) {
+            return refuse("num_images", &self.num_images, "choose 1 to 1000");
+        }
+        if self.seed > i64::MAX as u64 {
+            return refuse("seed", &self.seed, "choose a number below 2^63");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_checked_by_field() {
+        assert!(GenerateRequest::default().check().is_ok());
+        let refused = |request: GenerateRequest| request.check().expect_err("out of range").to_string();
+        assert!(refused(GenerateRequest { width: Some(100), ..Default::default() }).contains("`width` is 100"));
+        assert!(refused(GenerateRequest { scale: f64::NAN, ..Default::default() }).contains("`scale`"));
+        assert!(refused(GenerateRequest { num_steps: 0, ..Default::default() }).contains("`num_steps`"));
+    }
+
+    #[test]
+    fn unknown_fields_of_a_request_file_are_refused_by_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("request.toml");
+        std::fs::write(&path, "prompt = \"a cat\"\nimages = [\"cat.png\"]\n").expect("written");
+        let request = GenerateRequest::from_toml(&path).expect("a request");
+        assert_eq!(request.images, [folder.path().join("cat.png")]);
+        std::fs::write(&path, "stepps = 3\n").expect("written");
+        assert!(GenerateRequest::from_toml(&path).expect_err("a typing error").to_string().contains("stepps"));
+    }
+}
