@@ -1,7 +1,7 @@
 //! The hook that listens at every cross-attention layer.
 
 use ipa_core::attention;
-use ipa_core::tch::Tensor;
+use ipa_core::tch::{Kind, Tensor};
 use ipa_unet::{CrossAttentionHook, SiteId};
 
 /// Reference images, projected and ready for every cross-attention layer of one UNet.
@@ -16,6 +16,12 @@ impl ImagePrompt {
     pub fn with_scale(&self, scale: f64) -> Self {
         let shared = |(key, value): &(Tensor, Tensor)| (key.shallow_clone(), value.shallow_clone());
         Self { keys_values: self.keys_values.iter().map(shared).collect(), scale }
+    }
+
+    /// The same prompt for a UNet that computes in `kind`; gradients pass through.
+    pub fn to_kind(&self, kind: Kind) -> Self {
+        let converted = |(key, value): &(Tensor, Tensor)| (key.to_kind(kind), value.to_kind(kind));
+        Self { keys_values: self.keys_values.iter().map(converted).collect(), scale: self.scale }
     }
 }
 

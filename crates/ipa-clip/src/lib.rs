@@ -23,12 +23,14 @@
 
 mod config;
 mod encoder;
+mod model;
 pub mod preprocess;
 mod text;
 mod tokenizer;
 mod vision;
 
 pub use config::{Activation, TextConfig, VisionConfig};
+pub use model::{ClipConfig, ClipError, ClipModel};
 pub use preprocess::{ImageProcessor, PreprocessError, load_image};
 pub use text::{TextFeatures, TextTower, token_tensor};
 pub use tokenizer::{ClipTokenizer, TokenizerError};

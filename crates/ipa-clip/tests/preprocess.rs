@@ -150,8 +150,12 @@ fn hostile_files_are_refused_quickly_and_by_name() {
     assert!(start.elapsed() < Duration::from_secs(2));
     let huge = load_image(&fixture("refused/huge.png")).unwrap_err();
     assert!(matches!(huge, PreprocessError::TooLarge { width: 100_000, height: 100_000, .. }), "{huge}");
+    for name in ["refused/cut.jpg", "refused/cut_progressive.jpg"] {
+        let cut = load_image(&fixture(name)).unwrap_err();
+        assert!(matches!(cut, PreprocessError::Truncated { .. }), "{cut}");
+    }
     let absent = load_image(Path::new("absent.png")).unwrap_err();
     assert!(matches!(absent, PreprocessError::Read { .. }), "{absent}");
     let folder = load_image(&fixture("refused")).unwrap_err();
-    assert!(matches!(folder, PreprocessError::Read { .. } | PreprocessError::Decode { .. }), "{folder}");
+    assert!(matches!(folder, PreprocessError::Read { .. }), "{folder}");
 }

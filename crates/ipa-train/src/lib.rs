@@ -1,6 +1,34 @@
-//! Adapter training with exact resume, and the loops that make the pocket model.
+//! Adapter training by the reference's recipe (arXiv:2308.06721 §4.1) with exact resume, and, in [`pretrain`], the loops
+//! that make the pocket model.
+//!
+//! Every draw depends on (seed, purpose, step) alone, so a resumed run is the uninterrupted one bit for bit. Knows
+//! nothing of command lines.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use ipa_core::tch::{Device, Kind};
+//! use ipa_train::{Dataset, FrozenModels, TrainConfig, Trainer};
+//!
+//! let models = FrozenModels::load("model".as_ref(), None, (Device::Cpu, Kind::Float))?;
+//! let dataset = Dataset::open("pictures/data.json".as_ref())?;
+//! let mut trainer = Trainer::new(&models, &dataset, TrainConfig::mini(512), None, |_| {})?;
+//! trainer.run("out".as_ref(), |progress| {
+//!     println!("{} of {}: {}", progress.step, progress.steps, progress.loss);
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod adamw;
+mod checkpoint;
+mod data;
+mod models;
+mod objective;
 pub mod pretrain;
+mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig, Ema};
+pub use data::{DataError, Dataset, Row, training_pixels};
+pub use models::{EncodeError, EncodedRow, FrozenModels, ModelsError};
+pub use objective::{Batch, Drops, drops, training_loss};
+pub use trainer::{Progress, TrainConfig, TrainError, Trainer};

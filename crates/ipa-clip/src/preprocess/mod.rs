@@ -32,6 +32,12 @@ pub enum PreprocessError {
         /// The decoder's reason.
         source: image::ImageError,
     },
+    /// A JPEG file that stops before its picture does; decoders would fill the rest with gray.
+    #[error("{path} ends in the middle of the picture; copy or fetch it again")]
+    Truncated {
+        /// File that was read.
+        path: PathBuf,
+    },
     /// The image has more pixels than anybody needs here; found from its header, before decoding.
     #[error("{path} has {width} x {height} pixels, more than the {MAX_PIXELS} allowed; make it smaller first")]
     TooLarge {

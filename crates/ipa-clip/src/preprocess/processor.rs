@@ -15,6 +15,9 @@ use super::resize::{Filter, Size};
 
 const CHANNELS: usize = 3;
 const LARGEST_SIDE: u32 = 4096;
+const MEAN: [f32; CHANNELS] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+#[allow(clippy::excessive_precision)] // as published
+const STD: [f32; CHANNELS] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// Makes images into a vision tower's `pixel_values`: shorter side resized, centre cropped, normalised.
 ///
@@ -39,8 +42,8 @@ impl Default for ImageProcessor {
             crop: (224, 224),
             filter: Filter::Bicubic,
             rescale_factor: 1.0 / 255.0,
-            mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-            std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+            mean: MEAN,
+            std: STD,
         }
     }
 }

@@ -93,7 +93,7 @@ pub fn train(
     mut progress: impl FnMut(&Stage),
 ) -> Result<Towers, WeightsError> {
     let towers = Towers::new(tokenizer.eos_id() + 1, recipe.seed);
-    let mut stage = Stage::resume(folder, &towers.vs, recipe.clip)?;
+    let mut stage = Stage::resume(folder, towers.vs.variables(), recipe.clip)?;
     while let Some(step) = stage.next_step() {
         let (ids, pixel_values) = batch(recipe, tokenizer, step);
         stage.learn(&towers.loss(&ids, &pixel_values));

@@ -1,8 +1,9 @@
-//! The loops that make the pocket model from nothing: autoencoder, CLIP towers, UNet.
+//! The loops that make the pocket model from nothing: autoencoder, CLIP towers, UNet, base adapter.
 //!
 //! Every stage keeps its state in a folder of its own and goes on where it was interrupted; its draws depend on
 //! (seed, purpose, step) alone.
 
+pub mod adapter;
 pub mod clip;
 pub mod export;
 mod init;

@@ -11,10 +11,12 @@ pub struct Recipe {
     pub size: u32,
     /// The autoencoder.
     pub vae: StageConfig,
-    /// Both CLIP towers together.
+    /// Both CLIP towers together: those of the model, and the second pair, for scores.
     pub clip: StageConfig,
     /// The UNet.
     pub unet: StageConfig,
+    /// The base adapter.
+    pub adapter: StageConfig,
     /// Scenes whose latents the UNet learns from.
     pub num_scenes: u64,
 }
@@ -29,6 +31,7 @@ impl Recipe {
             vae: stage(8, 1500, 1e-3),
             clip: stage(64, 1200, 1e-3),
             unet: stage(32, 3600, 8e-4),
+            adapter: stage(32, 900, 1e-3),
             num_scenes: 20_000,
         }
     }
@@ -41,6 +44,7 @@ impl Recipe {
             vae: stage(full.vae, 20),
             clip: stage(full.clip, 20),
             unet: stage(full.unet, 20),
+            adapter: stage(full.adapter, 20),
             num_scenes: 64,
             ..full
         }

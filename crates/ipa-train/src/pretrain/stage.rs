@@ -1,8 +1,9 @@
 //! What every stage of pretraining does between two losses.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use ipa_core::tch::{self, Tensor, nn::VarStore};
+use ipa_core::tch::{self, Tensor};
 use ipa_core::{Checkpoint, WeightsError, save_tensors};
 
 use crate::{AdamW, AdamWConfig, Ema};
@@ -40,8 +41,12 @@ impl Stage {
     ///
     /// # Errors
     /// [`WeightsError`] if the state belongs to another model.
-    pub fn resume(folder: &Path, vs: &VarStore, config: StageConfig) -> Result<Self, WeightsError> {
-        let variables: Vec<(String, Tensor)> = vs.variables().into_iter().collect();
+    pub fn resume(
+        folder: &Path,
+        variables: HashMap<String, Tensor>,
+        config: StageConfig,
+    ) -> Result<Self, WeightsError> {
+        let variables: Vec<(String, Tensor)> = variables.into_iter().collect();
         let shallow = variables.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
         let optimizer = AdamW::new(shallow, AdamWConfig::default());
         let ema = Ema::new(&optimizer, config.ema);
@@ -114,8 +119,7 @@ impl Stage {
     /// Puts the averaged weights in place of the last ones; for export, not for going on.
     pub fn use_average(&mut self) {
         let _no_grad = tch::no_grad_guard();
-        let average: std::collections::HashMap<String, Tensor> =
-            self.ema.tensors(&self.optimizer).into_iter().collect();
+        let average: HashMap<String, Tensor> = self.ema.tensors(&self.optimizer).into_iter().collect();
         for (name, variable) in &mut self.variables {
             variable.copy_(&average[name.as_str()]);
         }

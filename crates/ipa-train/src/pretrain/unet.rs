@@ -74,7 +74,7 @@ pub fn train(
     let vs = VarStore::new(Device::Cpu);
     let unet = Unet::new(&vs.root(), &config(materials.text.config().hidden_size));
     initialize(&vs, recipe.seed, &["conv2", "proj_out", "conv_out"]);
-    let mut stage = Stage::resume(folder, &vs, recipe.unet)?;
+    let mut stage = Stage::resume(folder, vs.variables(), recipe.unet)?;
     while let Some(step) = stage.next_step() {
         stage.learn(&loss(recipe, materials, &unet, step));
         if (step + 1) % 100 == 0 || stage.next_step().is_none() {

@@ -27,7 +27,7 @@ pub fn train(folder: &Path, recipe: &Recipe, mut progress: impl FnMut(&Stage)) -
     let vs = VarStore::new(Device::Cpu);
     let vae = Vae::new(&vs.root(), &config());
     initialize(&vs, recipe.seed, &[]);
-    let mut stage = Stage::resume(folder, &vs, recipe.vae)?;
+    let mut stage = Stage::resume(folder, vs.variables(), recipe.vae)?;
     while let Some(step) = stage.next_step() {
         let pixels = pixels_at(recipe, step * recipe.vae.batch, recipe.vae.batch, Split::Train);
         let posterior = vae.encode(&pixels);

@@ -1,0 +1,78 @@
+//! Checkpoints of a run: whole or not there.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use ipa_adapter::IpAdapter;
+use ipa_core::tch::{self, Kind};
+use ipa_core::{Checkpoint, save_tensors};
+use ipa_formats::{FormatError, write_atomically};
+use serde_json::Value;
+
+use crate::{AdamW, TrainError};
+
+const ADAPTER: &str = "ip_adapter.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+/// Settings of the run, for the check on resuming.
+pub(crate) const CONFIG: &str = "training.json";
+
+/// Writes `folder/checkpoint-<step>`: first under another name, renamed when all of it is on the disk.
+pub(crate) fn save(
+    folder: &Path,
+    adapter: &IpAdapter,
+    optimizer: &AdamW,
+    identity: &Value,
+) -> Result<(), TrainError> {
+    let name = format!("checkpoint-{}", optimizer.steps());
+    let (partial, whole) = (folder.join(format!("{name}.tmp")), folder.join(&name));
+    let failed = |path: &Path, source| FormatError::Write { path: path.into(), source };
+    if partial.exists() {
+        fs::remove_dir_all(&partial).map_err(|source| failed(&partial, source))?;
+    }
+    fs::create_dir_all(&partial).map_err(|source| failed(&partial, source))?;
+    adapter.save(&partial.join(ADAPTER), Kind::Float, None)?;
+    save_tensors(&partial.join(OPTIMIZER), optimizer.state(), None)?;
+    let text = format!("{identity:#}\n");
+    write_atomically(&partial.join(CONFIG), |file: &mut dyn Write| file.write_all(text.as_bytes()))?;
+    if whole.exists() {
+        fs::remove_dir_all(&whole).map_err(|source| failed(&whole, source))?;
+    }
+    fs::rename(&partial, &whole).map_err(|source| failed(&whole, source))?;
+    // The rename is on the disk once the folder is.
+    #[cfg(unix)]
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| failed(folder, source))?;
+    Ok(())
+}
+
+/// The checkpoint of most steps in `folder`, if there is one.
+pub(crate) fn latest(folder: &Path) -> Result<Option<PathBuf>, TrainError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(FormatError::Read { path: folder.into(), source }.into()),
+    };
+    let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse::<u64>().ok();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter_map(|path| Some((step(&path)?, path))).max().map(|(_, path)| path))
+}
+
+/// The settings a checkpoint was made with.
+pub(crate) fn identity(checkpoint: &Path) -> Result<Value, TrainError> {
+    Ok(ipa_formats::read_json(&checkpoint.join(CONFIG))?)
+}
+
+/// Restores adapter and optimizer.
+pub(crate) fn load(checkpoint: &Path, adapter: &IpAdapter, optimizer: &mut AdamW) -> Result<(), TrainError> {
+    let weights = Checkpoint::open(&checkpoint.join(ADAPTER))?;
+    let _no_grad = tch::no_grad_guard();
+    for (name, mut variable) in adapter.variables() {
+        let found = weights.tensor(&name)?;
+        if found.size() != variable.size() {
+            let (path, expected) = (weights.path().to_path_buf(), variable.size());
+            return Err(ipa_core::WeightsError::Shape { path, name, found: found.size(), expected }.into());
+        }
+        variable.copy_(&found); // in place: the optimizer's buffer is behind it
+    }
+    Ok(optimizer.load_state(&Checkpoint::open(&checkpoint.join(OPTIMIZER))?)?)
+}

@@ -1,0 +1,167 @@
+//! The frozen models around an adapter in training.
+
+use std::path::Path;
+
+use ipa_clip::{ClipTokenizer, TextTower, TokenizerError};
+use ipa_core::tch::{self, Device, Kind, Tensor};
+use ipa_core::{Component, WeightsError};
+use ipa_formats::{FormatError, ModelFolder};
+use ipa_sample::{ImageEncoder, NoiseSchedule, PipelineError, PredictionType, SchedulerConfig};
+use ipa_unet::{Unet, UnetConfig};
+use ipa_vae::{DiagonalGaussian, Vae};
+
+use crate::data::{DataError, Dataset, training_pixels};
+
+/// Why the models cannot be trained against.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelsError {
+    /// A file is at fault.
+    #[error(transparent)]
+    File(#[from] FormatError),
+    /// Weights are at fault.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The tokenizer's files are at fault.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The image encoder is at fault.
+    #[error(transparent)]
+    Encoder(#[from] PipelineError),
+    /// The model was trained for another target.
+    #[error("the model predicts {0:?}; only epsilon models can be trained on yet")]
+    Prediction(PredictionType),
+    /// The model folder has no vision tower.
+    #[error("the model has no `image_encoder` folder: name one with `--image-encoder`")]
+    NoImageEncoder,
+}
+
+/// A base model and an image encoder, frozen.
+#[derive(Debug)]
+pub struct FrozenModels {
+    tokenizer: ClipTokenizer,
+    text: TextTower,
+    vae: Vae,
+    encoder: ImageEncoder,
+    /// The UNet with its variables, from which K' and V' start.
+    pub unet: Component<UnetConfig, Unet>,
+    /// Its noise schedule.
+    pub schedule: NoiseSchedule,
+    options: (Device, Kind),
+}
+
+/// All that a step needs of one row; on the CPU, f32.
+#[derive(Debug)]
+pub struct EncodedRow {
+    posterior: DiagonalGaussian,
+    text_embeds: Tensor,
+    image_embeds: Tensor,
+}
+
+impl EncodedRow {
+    /// The distribution of the picture's latents.
+    pub fn posterior(&self) -> &DiagonalGaussian {
+        &self.posterior
+    }
+
+    /// The caption's features `[1, tokens, width]`.
+    pub fn text_embeds(&self) -> &Tensor {
+        &self.text_embeds
+    }
+
+    /// The picture's embedding `[1, embed_dim]`.
+    pub fn image_embeds(&self) -> &Tensor {
+        &self.image_embeds
+    }
+}
+
+impl FrozenModels {
+    /// Loads a diffusers-style folder and a vision tower, from `image_encoder` or the folder's own.
+    ///
+    /// # Errors
+    /// [`ModelsError`] naming the file at fault.
+    pub fn load(
+        model: &Path,
+        image_encoder: Option<&Path>,
+        options: (Device, Kind),
+    ) -> Result<Self, ModelsError> {
+        let folder = ModelFolder::open(model)?;
+        let scheduler = SchedulerConfig::from_folder(&folder.require("scheduler")?)?;
+        if scheduler.prediction_type != PredictionType::Epsilon {
+            return Err(ModelsError::Prediction(scheduler.prediction_type));
+        }
+        let encoder = match (image_encoder, folder.component("image_encoder")) {
+            (Some(own), _) => ImageEncoder::load(own, None, options)?,
+            (None, Some(own)) => {
+                ImageEncoder::load(&own, folder.component("feature_extractor").as_deref(), options)?
+            }
+            (None, None) => return Err(ModelsError::NoImageEncoder),
+        };
+        Ok(Self {
+            tokenizer: ClipTokenizer::from_folder(&folder.require("tokenizer")?)?,
+            text: TextTower::load(&folder.require("text_encoder")?, options)?,
+            vae: Vae::load(&folder.require("vae")?, options)?,
+            unet: Unet::load_with_variables(&folder.require("unet")?, options)?,
+            schedule: NoiseSchedule::new(&scheduler),
+            encoder,
+            options,
+        })
+    }
+
+    /// Width of the image embeddings.
+    pub fn embed_dim(&self) -> i64 {
+        self.encoder.tower.config().projection_dim
+    }
+
+    /// Side of a picture the model was trained at, in pixels.
+    pub fn native_side(&self) -> u32 {
+        (self.unet.config.sample_size.unwrap_or(64) * self.vae.config().downsampling()) as u32
+    }
+
+    /// What latents are multiplied by.
+    pub fn scaling_factor(&self) -> f64 {
+        self.vae.config().scaling_factor
+    }
+
+    /// Device and kind that the models compute in.
+    pub fn options(&self) -> (Device, Kind) {
+        self.options
+    }
+
+    /// Features of a caption, `[1, tokens, width]`.
+    ///
+    /// # Errors
+    /// [`TokenizerError`].
+    pub fn text_embeds(&self, text: &str) -> Result<Tensor, TokenizerError> {
+        let _no_grad = tch::no_grad_guard();
+        Ok(self.text.forward(&ipa_clip::token_tensor(&[self.tokenizer.encode(text)?])).last_hidden_state)
+    }
+
+    /// Runs a row through every frozen encoder: the picture cropped for the VAE, whole for the image encoder.
+    ///
+    /// # Errors
+    /// [`DataError`] or [`TokenizerError`].
+    pub fn encode(&self, dataset: &Dataset, row: usize, resolution: u32) -> Result<EncodedRow, EncodeError> {
+        let _no_grad = tch::no_grad_guard();
+        let picture = dataset.picture(row)?;
+        let (device, kind) = self.options;
+        let pixels = training_pixels(&picture, resolution).to_device(device).to_kind(kind);
+        let DiagonalGaussian { mean, logvar } = self.vae.encode(&pixels);
+        let keep = |tensor: Tensor| tensor.to_device(Device::Cpu).to_kind(Kind::Float);
+        Ok(EncodedRow {
+            posterior: DiagonalGaussian { mean: keep(mean), logvar: keep(logvar) },
+            text_embeds: keep(self.text_embeds(dataset.text(row))?),
+            image_embeds: keep(self.encoder.image_embeds(&[picture])),
+        })
+    }
+}
+
+/// Why a row cannot be encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// The picture.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The caption.
+    #[error(transparent)]
+    Caption(#[from] TokenizerError),
+}

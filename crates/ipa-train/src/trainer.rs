@@ -1,0 +1,283 @@
+//! The training of an adapter.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use ipa_adapter::{AdapterConfig, AdapterError, IpAdapter};
+use ipa_core::noise::Draws;
+use ipa_core::tch::{self, Kind, Tensor};
+use ipa_core::WeightsError;
+use ipa_formats::FormatError;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::checkpoint;
+use crate::data::Dataset;
+use crate::models::{EncodeError, EncodedRow, FrozenModels};
+use crate::objective::{Batch, drops, training_loss};
+use crate::{AdamW, AdamWConfig};
+
+/// The recipe of a run; [`TrainConfig::mini`] is for a handful of pictures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Side of the training pictures in pixels, a multiple of 8.
+    pub resolution: u32,
+    /// Passes over the data.
+    pub epochs: u64,
+    /// Rows a step; the last step of an epoch may have fewer.
+    pub batch: usize,
+    /// Steps between checkpoints.
+    pub save_steps: u64,
+    /// AdamW's step size, constant.
+    pub learning_rate: f64,
+    /// AdamW's decay of every parameter.
+    pub weight_decay: f64,
+    /// Decides order, noise, timesteps and drops.
+    pub seed: u64,
+}
+
+impl TrainConfig {
+    /// Five pictures or so: 10 epochs one by one, saved every 5 steps.
+    pub fn mini(resolution: u32) -> Self {
+        Self { resolution, epochs: 10, batch: 1, save_steps: 5, learning_rate: 1e-4, weight_decay: 1e-2, seed: 0 }
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`TrainError::Field`].
+    pub fn check(&self) -> Result<(), TrainError> {
+        let refuse = |field, value: &dyn ToString, allowed| {
+            Err(TrainError::Field { field, value: value.to_string(), allowed })
+        };
+        if self.resolution % 8 != 0 || !(8..=4096).contains(&self.resolution) {
+            return refuse("resolution", &self.resolution, "choose a multiple of 8 between 8 and 4096");
+        }
+        if self.epochs == 0 || self.batch == 0 || self.save_steps == 0 {
+            return refuse("epochs, batch or save_steps", &0, "choose at least 1");
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
+            return refuse("learning_rate", &self.learning_rate, "choose a number above 0 and at most 1, such as 1e-4");
+        }
+        if !(0.0..=1.0).contains(&self.weight_decay) {
+            return refuse("weight_decay", &self.weight_decay, "choose 0 to 1, such as 0.01");
+        }
+        Ok(())
+    }
+}
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A setting is out of its range.
+    #[error("`{field}` is {value}; {allowed}")]
+    Field {
+        /// Its name.
+        field: &'static str,
+        /// As given.
+        value: String,
+        /// What would be right.
+        allowed: &'static str,
+    },
+    /// The adapter does not fit or cannot be written.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// A row cannot be encoded.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A checkpoint cannot be read or written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FormatError),
+    /// There is nothing to go on from.
+    #[error("{folder} has no checkpoint to resume from: start without `--resume`")]
+    NoCheckpoint {
+        /// The output folder.
+        folder: PathBuf,
+    },
+    /// The run to be resumed had other settings.
+    #[error("{path} was made with other settings: resume with the same data and settings, or start in another folder")]
+    OtherRun {
+        /// The checkpoint's settings.
+        path: PathBuf,
+    },
+    /// The loss is not a number.
+    #[error("the loss of step {step} is not a number: lower the learning rate or use `--dtype f32`; the last checkpoint is kept")]
+    NotANumber {
+        /// Counted from 1.
+        step: u64,
+    },
+    /// Somebody asked to stop.
+    #[error("interrupted at step {step}: go on with `--resume`")]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// Where a run stands after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Loss of this step.
+    pub loss: f64,
+}
+
+/// A run: frozen models, data, the adapter and its optimizer.
+#[derive(Debug)]
+pub struct Trainer<'a> {
+    models: &'a FrozenModels,
+    rows: Vec<EncodedRow>,
+    empty_text: Tensor,
+    config: TrainConfig,
+    identity: serde_json::Value,
+    adapter: IpAdapter,
+    optimizer: AdamW,
+}
+
+impl<'a> Trainer<'a> {
+    /// Encodes the data once and starts from `init_adapter`, or from the UNet's own K and V.
+    ///
+    /// `encoded` hears of every row encoded.
+    ///
+    /// # Errors
+    /// [`TrainError`] if a setting, a row or the adapter is at fault.
+    pub fn new(
+        models: &'a FrozenModels,
+        dataset: &Dataset,
+        config: TrainConfig,
+        init_adapter: Option<&Path>,
+        mut encoded: impl FnMut(usize),
+    ) -> Result<Self, TrainError> {
+        config.check()?;
+        let unet = &models.unet.config;
+        let (device, _) = models.options();
+        let adapter = match init_adapter {
+            Some(path) => IpAdapter::load(path, unet, (device, Kind::Float))?,
+            None => {
+                let adapter = IpAdapter::new(&AdapterConfig::classic(models.embed_dim(), unet), (device, Kind::Float));
+                adapter.initialize(&models.unet.vs.variables(), config.seed);
+                adapter
+            }
+        };
+        let (found, expected) = (models.embed_dim(), adapter.config().embed_dim);
+        if found != expected {
+            return Err(AdapterError::EmbedDim { found, expected }.into());
+        }
+        let encode = |row| {
+            let encoded_row = models.encode(dataset, row, config.resolution);
+            encoded(row + 1);
+            encoded_row
+        };
+        let rows = (0..dataset.len()).map(encode).collect::<Result<Vec<_>, _>>()?;
+        let empty_text = models.text_embeds("").map_err(EncodeError::from)?.to_device(tch::Device::Cpu);
+        let decay = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
+        let identity = json!({ "config": config, "rows": dataset.len(), "initialized": init_adapter.is_some() });
+        let optimizer = AdamW::new(adapter.variables(), decay);
+        Ok(Self { models, rows, empty_text: empty_text.to_kind(Kind::Float), config, identity, adapter, optimizer })
+    }
+
+    /// Goes on from the latest checkpoint in `folder`.
+    ///
+    /// # Errors
+    /// [`TrainError`] if there is none or it belongs to another run.
+    pub fn resume(&mut self, folder: &Path) -> Result<(), TrainError> {
+        let latest = checkpoint::latest(folder)?;
+        let latest = latest.ok_or_else(|| TrainError::NoCheckpoint { folder: folder.into() })?;
+        if checkpoint::identity(&latest)? != self.identity {
+            return Err(TrainError::OtherRun { path: latest.join(checkpoint::CONFIG) });
+        }
+        checkpoint::load(&latest, &self.adapter, &mut self.optimizer)
+    }
+
+    /// The adapter as it stands.
+    pub fn adapter(&self) -> &IpAdapter {
+        &self.adapter
+    }
+
+    /// Gives up the run for its adapter.
+    pub fn into_adapter(self) -> IpAdapter {
+        self.adapter
+    }
+
+    /// Steps of an epoch.
+    fn steps_per_epoch(&self) -> u64 {
+        self.rows.len().div_ceil(self.config.batch) as u64
+    }
+
+    /// Trains to the end, writing `checkpoint-<step>/` into `folder` and at the end `ip_adapter.safetensors`.
+    ///
+    /// # Errors
+    /// [`TrainError`]; what was saved before remains.
+    pub fn run(
+        &mut self,
+        folder: &Path,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let steps = self.config.epochs * self.steps_per_epoch();
+        while self.optimizer.steps() < steps {
+            let loss = self.step()?;
+            let step = self.optimizer.steps();
+            if step % self.config.save_steps == 0 {
+                checkpoint::save(folder, &self.adapter, &self.optimizer, &self.identity)?;
+            }
+            if progress(Progress { step, steps, loss }).is_break() {
+                return Err(TrainError::Interrupted { step });
+            }
+        }
+        let metadata = json!({ "variant": "classic", "steps": steps, "config": self.config });
+        Ok(self.adapter.save(&folder.join("ip_adapter.safetensors"), Kind::Float, Some(&metadata))?)
+    }
+
+    /// One step; gives its loss.
+    fn step(&mut self) -> Result<f64, TrainError> {
+        let step = self.optimizer.steps();
+        let batch = self.batch(step);
+        let loss = training_loss(&self.models.unet.model, &self.adapter, &self.models.schedule, &batch)?;
+        let value = loss.double_value(&[]);
+        if !value.is_finite() {
+            return Err(TrainError::NotANumber { step: step + 1 });
+        }
+        loss.backward();
+        self.optimizer.step(self.config.learning_rate);
+        Ok(value)
+    }
+
+    /// The rows of a step, shuffled anew every epoch, with the reference's draws in its order.
+    fn batch(&self, step: u64) -> Batch {
+        let (epoch, within) = (step / self.steps_per_epoch(), (step % self.steps_per_epoch()) as usize);
+        let order = Draws::counted(self.config.seed, "order", epoch).permutation(self.rows.len());
+        let rows: Vec<&EncodedRow> =
+            order.chunks(self.config.batch).nth(within).into_iter().flatten().map(|&row| &self.rows[row]).collect();
+        let draws = |purpose| Draws::counted(self.config.seed, purpose, step);
+        let stack = |part: fn(&EncodedRow) -> &Tensor| Tensor::cat(&rows.iter().map(|row| part(row)).collect::<Vec<_>>(), 0);
+        let (mean, logvar) = (stack(|row| &row.posterior().mean), stack(|row| &row.posterior().logvar));
+        let posterior = ipa_vae::DiagonalGaussian { mean, logvar };
+        let shape = posterior.mean.size();
+        let latents = posterior.sample(&draws("posterior").normal(&shape)) * self.models.scaling_factor();
+        let noise = draws("noise").normal(&shape);
+        let timesteps = draws("timesteps").integers(self.models.schedule.len(), &[shape[0]]);
+        let chances = Vec::<f32>::try_from(draws("drops").uniform(&[shape[0]])).expect("a number a row");
+        let (device, kind) = self.models.options();
+        let conditions = |(row, chance): (&&EncodedRow, f32)| {
+            let drops = drops(f64::from(chance));
+            let text = if drops.text { &self.empty_text } else { row.text_embeds() };
+            let image = row.image_embeds();
+            (text.shallow_clone(), if drops.image { image.zeros_like() } else { image.shallow_clone() })
+        };
+        let (texts, images): (Vec<Tensor>, Vec<Tensor>) = rows.iter().zip(chances).map(conditions).unzip();
+        Batch {
+            latents,
+            noise,
+            timesteps,
+            text_embeds: Tensor::cat(&texts, 0).to_device(device).to_kind(kind),
+            image_embeds: Tensor::cat(&images, 0).to_device(device),
+        }
+    }
+}
