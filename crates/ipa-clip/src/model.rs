@@ -69,7 +69,7 @@ impl ClipModel {
     /// [`ClipError`] naming the file at fault.
     pub fn load(folder: &FilePath, options: (Device, Kind)) -> Result<Self, ClipError> {
         let loaded: Component<ClipConfig, (TextTower, VisionTower)> =
-            load_component(folder, options, model_name, |vs, config| {
+            load_component(folder, options, model_name, |vs, config: &ClipConfig| {
                 let (text, vision) = config.towers();
                 (TextTower::new(&vs, &text), VisionTower::new(&vs, &vision))
             })?;

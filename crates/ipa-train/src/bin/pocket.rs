@@ -1,6 +1,6 @@
 //! Rebuilds the pocket model from nothing: `cargo xtask pocket [--short] [--folder DIR] [STAGE]...`
 //!
-//! Stages, in order: `vae`, `clip`, `unet`. Without one, all of them. Each goes on where it was interrupted; state and
+//! Stages, in order: `vae`, `clip`, `scorer`, `unet`, `adapter`. Without one, all of them. Each goes on where it was interrupted; state and
 //! the model lie in `--folder`, by default `ipa/pocket` in the user's cache folder.
 
 use std::error::Error;
@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use ipa_clip::{ClipTokenizer, TextTower};
 use ipa_core::tch::{Device, Kind};
-use ipa_sample::{NoiseSchedule, SchedulerConfig};
-use ipa_train::pretrain::{Recipe, Stage, clip, export, unet, vae, vocabulary};
+use ipa_sample::{ImageEncoder, NoiseSchedule, SchedulerConfig};
+use ipa_train::pretrain::{Recipe, Stage, adapter, clip, export, unet, vae, vocabulary};
+use ipa_unet::Unet;
 use ipa_vae::{Vae, VaeConfig};
 
 // libtorch allocates large activations anew at every operation; this keeps them.
@@ -37,15 +38,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     if stages.is_empty() {
-        stages = ["vae", "clip", "unet"].map(str::to_owned).to_vec();
+        stages = ["vae", "clip", "scorer", "unet", "adapter"].map(str::to_owned).to_vec();
     }
     let workshop = Workshop { folder, recipe };
     for stage in stages {
         match stage.as_str() {
             "vae" => workshop.vae()?,
             "clip" => workshop.clip()?,
+            "scorer" => workshop.scorer()?,
             "unet" => workshop.unet()?,
-            _ => return Err(format!("`{stage}` is not a stage; choose vae, clip or unet").into()),
+            "adapter" => workshop.adapter()?,
+            _ => return Err(format!("`{stage}` is not a stage; choose vae, clip, scorer, unet or adapter").into()),
         }
     }
     Ok(())
@@ -80,8 +83,37 @@ impl Workshop {
     fn clip(&self) -> Result<(), Box<dyn Error>> {
         let tokenizer = self.tokenizer()?;
         let towers = clip::train(&self.stage("clip")?, &self.recipe, &tokenizer, progress("clip"))?;
-        export::clip(&self.model(), &towers, tokenizer.eos_id() + 1)?;
+        export::encoders(&self.model(), &towers, tokenizer.eos_id() + 1)?;
         Ok(export::index(&self.model())?)
+    }
+
+    /// A second pair of towers from other weights and pictures, so that an adapter is not judged by its own eyes.
+    fn scorer(&self) -> Result<(), Box<dyn Error>> {
+        let tokenizer = self.tokenizer()?;
+        let recipe = Recipe { seed: self.recipe.seed + 1, ..self.recipe.clone() };
+        let towers = clip::train(&self.stage("scorer")?, &recipe, &tokenizer, progress("scorer"))?;
+        let folder = self.model().join("clip");
+        export::clip(&folder, &towers, tokenizer.eos_id() + 1)?;
+        Ok(vocabulary::write(&folder, &ipa_pocket::vocabulary())?)
+    }
+
+    fn adapter(&self) -> Result<(), Box<dyn Error>> {
+        let (stage, model) = (self.stage("adapter")?, self.model());
+        let vae = Vae::load(&model.join("vae"), OPTIONS)?;
+        let text = TextTower::load(&model.join("text_encoder"), OPTIONS)?;
+        let encoder = ImageEncoder::load(&model.join("image_encoder"), None, OPTIONS)?;
+        let unet = Unet::load_with_variables(&model.join("unet"), OPTIONS)?;
+        let tokenizer = self.tokenizer()?;
+        let materials = adapter::Materials {
+            latents: unet::latents(&self.stage("unet")?, &self.recipe, &vae, vae.config().scaling_factor)?,
+            image_embeds: adapter::image_embeds(&stage, &self.recipe, &encoder)?,
+            tokenizer: &tokenizer,
+            text: &text,
+            unet: &unet,
+            schedule: NoiseSchedule::new(&SchedulerConfig::sd15_ddim()),
+        };
+        let adapter = adapter::train(&stage, &self.recipe, &materials, progress("adapter"))?;
+        Ok(export::adapter(&model, &adapter)?)
     }
 
     fn unet(&self) -> Result<(), Box<dyn Error>> {

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
-use ipa_core::tch::{Kind, nn::VarStore};
+use ipa_adapter::{AdapterError, IpAdapter};
+use ipa_core::tch::{Kind, Tensor, nn::VarStore};
 use ipa_core::{WeightsError, save_tensors, save_variables};
 use ipa_formats::write_atomically;
 use ipa_sample::SchedulerConfig;
@@ -49,36 +50,79 @@ pub fn unet(model: &Path, vs: &VarStore, config: &UnetConfig) -> Result<(), Weig
     component(&model.join("unet"), "diffusion_pytorch_model.safetensors", &json, vs)
 }
 
-/// Writes `text_encoder/` (with its projection, which CLIP-T needs), `image_encoder/` and `feature_extractor/`.
+/// Writes `text_encoder/`, `image_encoder/` and `feature_extractor/`.
 ///
 /// # Errors
 /// [`WeightsError`] if a file cannot be written.
-pub fn clip(model: &Path, towers: &Towers, vocab_size: i64) -> Result<(), WeightsError> {
-    let vision = vision_config();
-    let mut text_json = json!(text_config(vocab_size));
-    extend(
-        &mut text_json,
-        json!({ "model_type": "clip_text_model", "bos_token_id": vocab_size - 2, "pad_token_id": vocab_size - 1 }),
-    );
-    let mut vision_json = json!(vision);
-    extend(&mut vision_json, json!({ "model_type": "clip_vision_model", "num_channels": 3 }));
-    for (prefix, folder, json) in [("text.", "text_encoder", &text_json), ("vision.", "image_encoder", &vision_json)] {
+pub fn encoders(model: &Path, towers: &Towers, vocab_size: i64) -> Result<(), WeightsError> {
+    let mut text = text_json(vocab_size);
+    extend(&mut text, json!({ "architectures": ["CLIPTextModel"], "model_type": "clip_text_model" }));
+    let mut vision = vision_json();
+    extend(&mut vision, json!({ "model_type": "clip_vision_model" }));
+    let variables = half(towers);
+    for (prefix, folder, json) in [("text.", "text_encoder", &text), ("vision.", "image_encoder", &vision)] {
         let folder = model.join(folder);
-        let variables = towers.vs.variables();
         let own = variables.iter().filter_map(|(name, tensor)| {
-            Some((name.strip_prefix(prefix)?.to_owned(), tensor.to_kind(Kind::Half)))
+            let name = name.strip_prefix(prefix).filter(|name| !name.starts_with("text_projection"))?;
+            Some((name.to_owned(), tensor.shallow_clone()))
         });
         write_json(&folder.join("config.json"), json)?;
         save_tensors(&folder.join("model.safetensors"), own, None)?;
     }
-    let side = vision.image_size;
-    let processor = json!({
+    write_json(&model.join("feature_extractor/preprocessor_config.json"), &processor_json())
+}
+
+/// Writes `clip/`: a whole `CLIPModel`, for scores; its tokenizer files are written beside it by the caller.
+///
+/// # Errors
+/// [`WeightsError`] if a file cannot be written.
+pub fn clip(folder: &Path, towers: &Towers, vocab_size: i64) -> Result<(), WeightsError> {
+    let config = json!({
+        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": vision_config().projection_dim,
+        "text_config": text_json(vocab_size), "vision_config": vision_json(), "logit_scale_init_value": 2.6592,
+    });
+    write_json(&folder.join("config.json"), &config)?;
+    write_json(&folder.join("preprocessor_config.json"), &processor_json())?;
+    let own = half(towers).into_iter().map(|(name, tensor)| match name.split_once('.') {
+        Some(("logit_scale", _)) => ("logit_scale".to_owned(), tensor.squeeze()),
+        Some((_, rest)) => (rest.to_owned(), tensor),
+        None => (name, tensor),
+    });
+    save_tensors(&folder.join("model.safetensors"), own, None)
+}
+
+/// Writes the adapter in the published layout.
+///
+/// # Errors
+/// [`WeightsError`] if the file cannot be written.
+pub fn adapter(model: &Path, adapter: &IpAdapter) -> Result<(), AdapterError> {
+    adapter.save(&model.join("ip_adapter.safetensors"), Kind::Half, Some(&json!({ "variant": "classic" })))
+}
+
+fn half(towers: &Towers) -> Vec<(String, Tensor)> {
+    towers.vs.variables().into_iter().map(|(name, tensor)| (name, tensor.to_kind(Kind::Half))).collect()
+}
+
+fn text_json(vocab_size: i64) -> Value {
+    let mut json = json!(text_config(vocab_size));
+    extend(&mut json, json!({ "bos_token_id": vocab_size - 2, "pad_token_id": vocab_size - 1 }));
+    json
+}
+
+fn vision_json() -> Value {
+    let mut json = json!(vision_config());
+    extend(&mut json, json!({ "num_channels": 3 }));
+    json
+}
+
+fn processor_json() -> Value {
+    let side = vision_config().image_size;
+    json!({
         "image_processor_type": "CLIPImageProcessor", "do_center_crop": true, "do_convert_rgb": true,
         "do_normalize": true, "do_rescale": true, "do_resize": true, "resample": 3, "rescale_factor": 1.0 / 255.0,
         "crop_size": { "height": side, "width": side }, "size": { "shortest_edge": side },
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
-    });
-    write_json(&model.join("feature_extractor/preprocessor_config.json"), &processor)
+    })
 }
 
 /// Writes `scheduler/` and `model_index.json`.
@@ -92,7 +136,7 @@ pub fn index(model: &Path) -> Result<(), WeightsError> {
     let index = json!({
         "_class_name": "StableDiffusionPipeline", "_diffusers_version": VERSION,
         "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"],
-        "text_encoder": ["transformers", "CLIPTextModelWithProjection"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
         "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
         "feature_extractor": ["transformers", "CLIPImageProcessor"], "scheduler": ["diffusers", "DDIMScheduler"],
         "safety_checker": [null, null], "requires_safety_checker": false,

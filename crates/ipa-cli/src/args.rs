@@ -1,0 +1,62 @@
+//! Arguments that several commands share.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ipa_core::device::{DeviceError, parse_device, parse_kind};
+use ipa_core::tch::{Device, Kind};
+
+use crate::failure::UsageError;
+use crate::model::ModelSource;
+
+/// Where and in which precision to compute.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DeviceArgs {
+    /// Where to compute: auto, cpu, cuda, cuda:N or mps
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: String,
+    /// Precision: auto, f32, f16 or bf16; auto is bf16 or f16 on a graphics card and f32 on the CPU
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    dtype: String,
+}
+
+impl DeviceArgs {
+    /// The device and kind that the names stand for on this machine.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if a name is unknown or the device is not there.
+    pub(crate) fn options(&self) -> Result<(Device, Kind), DeviceError> {
+        let device = parse_device(&self.device)?;
+        Ok((device, parse_kind(&self.dtype, device)?))
+    }
+}
+
+/// The base model and its image encoder.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ModelArgs {
+    /// Base model: a diffusers-style folder, or `pocket` for the small one inside this program
+    #[arg(long, value_name = "FOLDER|pocket")]
+    pub(crate) model: String,
+    /// The adapter's image encoder: a transformers-style CLIP folder; without it, the model's own `image_encoder`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) image_encoder: Option<PathBuf>,
+}
+
+/// An adapter beside a model that may bring one.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AdapterArgs {
+    /// Adapter file (safetensors); `pocket` brings its own
+    #[arg(long, value_name = "FILE")]
+    pub(crate) adapter: Option<PathBuf>,
+}
+
+impl AdapterArgs {
+    /// The adapter that was named, else the one that comes with the model.
+    ///
+    /// # Errors
+    /// [`UsageError`] if there is neither.
+    pub(crate) fn file<'a>(&'a self, model: &'a ModelSource) -> Result<&'a Path, UsageError> {
+        let file = self.adapter.as_deref().or(model.adapter.as_deref());
+        file.ok_or_else(|| UsageError("no adapter: name its file with `--adapter`".to_owned()))
+    }
+}

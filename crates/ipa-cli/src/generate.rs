@@ -1,0 +1,215 @@
+//! `ipa generate`
+
+mod target;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+use ipa_core::save_tensors;
+use ipa_core::tch::Kind;
+use ipa_sample::{GenerateRequest, Generated, Pipeline, write_png};
+use serde::Serialize;
+
+use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
+use crate::failure::UsageError;
+use crate::{images, interrupt, model, output, progress};
+use target::Target;
+
+/// Draw pictures from text, reference images, or both
+///
+/// A request file gives every field at once; flags beside it win. The same seed gives the same picture.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    ipa generate --model pocket --prompt \"a red circle\" --output red.png\n  \
+    ipa generate --model pocket --image red.png --prompt \"a star\" --scale 0.6 --num-images 4 --output stars")]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    adapter: AdapterArgs,
+    #[command(flatten)]
+    request: RequestArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// PNG file, or the folder for several: 000.png, 001.png, … [default: out.png, or the folder out]
+    #[arg(long, value_name = "FILE|DIR")]
+    output: Option<PathBuf>,
+    /// Also write the final latents, as tensor `latents` in f32
+    #[arg(long, value_name = "FILE")]
+    save_latents: Option<PathBuf>,
+    /// Print one JSON object a line, one for each picture
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct RequestArgs {
+    /// TOML file with fields of a request: prompt, negative_prompt, images, scale, num_steps, …
+    #[arg(long, value_name = "FILE")]
+    request: Option<PathBuf>,
+    /// Reference image; several are one prompt together
+    #[arg(long = "image", value_name = "FILE")]
+    images: Vec<PathBuf>,
+    /// Strength of the reference images: 0 none, 1 as trained [default: 1]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    scale: Option<f64>,
+    /// What to draw
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// What not to draw
+    #[arg(long, value_name = "TEXT")]
+    negative_prompt: Option<String>,
+    /// Denoising steps [default: 50]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// How closely to follow the prompt; 1 is no guidance [default: 7.5]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    guidance_scale: Option<f64>,
+    /// Sampler [default: the model's own]
+    #[arg(long, value_name = "NAME", value_parser = ["ddim"])]
+    scheduler: Option<String>,
+    /// Seed of the noise, as diffusers' CPU generator takes it [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Pictures drawn at once [default: 1]
+    #[arg(long, value_name = "N")]
+    num_images: Option<u32>,
+    /// Width, a multiple of 8 [default: the model's own]
+    #[arg(long, value_name = "PX")]
+    width: Option<u32>,
+    /// Height, a multiple of 8 [default: the model's own]
+    #[arg(long, value_name = "PX")]
+    height: Option<u32>,
+}
+
+impl RequestArgs {
+    /// The request file, if any, with the flags over it; checked.
+    fn request(self) -> Result<GenerateRequest> {
+        let is_empty = self.request.is_none() && self.prompt.is_none() && self.images.is_empty();
+        let mut request = match &self.request {
+            Some(path) => GenerateRequest::from_toml(path)?,
+            None => GenerateRequest::default(),
+        };
+        if !self.images.is_empty() {
+            request.images = self.images;
+        }
+        request.scheduler = self.scheduler.or(request.scheduler);
+        request.width = self.width.or(request.width);
+        request.height = self.height.or(request.height);
+        set(&mut request.scale, self.scale);
+        set(&mut request.prompt, self.prompt);
+        set(&mut request.negative_prompt, self.negative_prompt);
+        set(&mut request.num_steps, self.steps);
+        set(&mut request.guidance_scale, self.guidance_scale);
+        set(&mut request.seed, self.seed);
+        set(&mut request.num_images, self.num_images);
+        request.check()?;
+        if is_empty {
+            return Err(usage("nothing to draw: say it with `--prompt`, or show it with `--image`"));
+        }
+        Ok(request)
+    }
+}
+
+fn set<T>(field: &mut T, flag: Option<T>) {
+    if let Some(value) = flag {
+        *field = value;
+    }
+}
+
+/// One line of `--json`.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    file: &'a Path,
+    index: usize,
+    seed: u64,
+    width: u32,
+    height: u32,
+    num_steps: usize,
+    /// For all pictures together, without loading.
+    seconds: f64,
+}
+
+pub(crate) fn run(args: GenerateArgs) -> Result<()> {
+    interrupt::listen()?;
+    let request = args.request.request()?;
+    let target = Target::new(args.output, request.num_images)?;
+    let options = args.device.options()?;
+    target.check()?;
+    args.save_latents.as_deref().map_or(Ok(()), output::check_file)?;
+    let source = model::resolve(&args.model.model)?;
+    let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
+    let references = images::load(&request.images)?;
+
+    let mut pipeline = Pipeline::load(&source.folder, options)?;
+    if let Some(adapter) = adapter {
+        pipeline = pipeline.with_adapter(adapter, args.model.image_encoder.as_deref())?;
+    }
+    warn_of_overflow(&pipeline, &request);
+
+    let bar = progress::bar(request.num_steps as u64, "drawing", args.json);
+    let started = Instant::now();
+    let generated = pipeline.generate(&request, &references, |step| {
+        bar.set_position(step as u64);
+        interrupt::stop_if_requested("nothing was written");
+    })?;
+    let seconds = started.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    interrupt::stop_if_requested("nothing was written");
+
+    write(&generated, &request, &target, args.save_latents.as_deref())?;
+    for (index, picture) in generated.pictures.iter().enumerate() {
+        let ((width, height), file) = (picture.dimensions(), &target.file(index));
+        let GenerateRequest { seed, num_steps, .. } = request;
+        if args.json {
+            output::json_line(&Written { file, index, seed, width, height, num_steps, seconds })?;
+        } else {
+            output::line(format_args!("wrote {} ({width} x {height}, seed {seed})", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The adapter to load, if any: the one named, or for reference images the one that comes with the model.
+fn adapter_for<'a>(
+    args: &'a AdapterArgs,
+    model: &ModelArgs,
+    request: &GenerateRequest,
+    source: &'a model::ModelSource,
+) -> Result<Option<&'a Path>> {
+    match (request.images.is_empty(), &args.adapter) {
+        (false, _) => Ok(Some(args.file(source)?)),
+        (true, Some(_)) => Err(usage("an adapter needs a reference image: name one with `--image`")),
+        (true, None) if model.image_encoder.is_some() => {
+            Err(usage("`--image-encoder` is of use with a reference image only: name one with `--image`"))
+        }
+        (true, None) => Ok(None),
+    }
+}
+
+fn usage(text: &str) -> anyhow::Error {
+    UsageError(text.to_owned()).into()
+}
+
+fn warn_of_overflow(pipeline: &Pipeline, request: &GenerateRequest) {
+    for (field, prompt) in [("prompt", &request.prompt), ("negative prompt", &request.negative_prompt)] {
+        if let Some(words) = pipeline.overflow(prompt) {
+            output::warn(format_args!("the {field} is too long; the model does not see its end: \"{words}\""));
+        }
+    }
+}
+
+fn write(generated: &Generated, request: &GenerateRequest, target: &Target, latents_file: Option<&Path>) -> Result<()> {
+    let request = serde_json::to_value(request)?;
+    target.create_folder()?;
+    for (index, picture) in generated.pictures.iter().enumerate() {
+        write_png(&target.file(index), picture, &request)?;
+    }
+    if let Some(file) = latents_file {
+        output::create_folder_of(file)?;
+        save_tensors(file, [("latents".to_owned(), generated.latents.to_kind(Kind::Float))], None)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! `ipa inspect`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use ipa_formats::{
+    AdapterInfo, ComponentInspection, Content, FileInspection, Inspection, TensorListing, WeightsSummary, inspect,
+};
+
+use crate::{model, output};
+
+/// Longer values of a file's metadata are cut.
+const VALUE_CHARS: usize = 100;
+
+/// Tell what a model folder, a component or a safetensors file is, from its headers alone
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ipa inspect pocket --json\n  ipa inspect pocket --tensors | less")]
+pub(crate) struct InspectArgs {
+    /// Safetensors file, component folder, model folder, or `pocket`
+    #[arg(value_name = "FILE|FOLDER|pocket")]
+    path: PathBuf,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &InspectArgs) -> Result<()> {
+    let path = match args.path.to_str() {
+        Some(model::POCKET) => model::resolve(model::POCKET)?.folder,
+        _ => args.path.clone(),
+    };
+    let inspection = inspect(&path)?;
+    if args.json {
+        output::json_line(&inspection)?;
+    } else {
+        for line in describe(&inspection, args.tensors)? {
+            output::line(line)?;
+        }
+    }
+    match problems(&inspection).len() {
+        0 => Ok(()),
+        1 => bail!("{} has a problem: {}", path.display(), problems(&inspection)[0]),
+        n => bail!("{} has {n} problems, the first: {}", path.display(), problems(&inspection)[0]),
+    }
+}
+
+fn problems(inspection: &Inspection) -> Vec<&String> {
+    match inspection {
+        Inspection::File(_) => Vec::new(),
+        Inspection::Component(component) => component.problems.iter().collect(),
+        Inspection::Model(model) => {
+            model.problems.iter().chain(model.components.iter().flat_map(|component| &component.problems)).collect()
+        }
+    }
+}
+
+fn describe(inspection: &Inspection, tensors: bool) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    match inspection {
+        Inspection::File(file) => describe_file(file, tensors, &mut lines),
+        Inspection::Component(component) => describe_component(component, tensors, &mut lines)?,
+        Inspection::Model(model) => {
+            let class = model.class.as_deref().unwrap_or("no class named in model_index.json");
+            lines.push(format!("{}: model folder, {class}", model.path.display()));
+            lines.extend(model.problems.iter().map(|problem| format!("  problem: {problem}")));
+            for component in &model.components {
+                describe_component(component, tensors, &mut lines)?;
+            }
+        }
+    }
+    Ok(lines)
+}
+
+fn describe_component(component: &ComponentInspection, tensors: bool, lines: &mut Vec<String>) -> Result<()> {
+    let class = component.class.as_deref().unwrap_or("-");
+    let weights = component.weights.as_ref().map(sizes).unwrap_or_default();
+    lines.push(format!("  {:<20} {class:<32} {weights}", component.name).trim_end().to_owned());
+    lines.extend(component.problems.iter().map(|problem| format!("    problem: {problem}")));
+    if let (true, Some(weights)) = (tensors, &component.weights)
+        && let Inspection::File(file) = inspect(&weights.file)?
+    {
+        lines.extend(table(&file.tensors));
+    }
+    Ok(())
+}
+
+fn describe_file(file: &FileInspection, tensors: bool, lines: &mut Vec<String>) {
+    lines.push(format!("{}: {}", file.summary.file.display(), content(&file.content)));
+    if let Content::Adapter { adapter } = &file.content {
+        lines.extend(describe_adapter(adapter));
+    }
+    lines.push(format!("  size       {}", sizes(&file.summary)));
+    for (key, value) in &file.metadata {
+        let shown: String = value.chars().take(VALUE_CHARS).collect();
+        let rest = if shown.len() < value.len() { "…" } else { "" };
+        lines.push(format!("  metadata   {key} = {shown}{rest}"));
+    }
+    if tensors {
+        lines.extend(table(&file.tensors));
+    }
+}
+
+fn content(content: &Content) -> &'static str {
+    match content {
+        Content::Adapter { .. } => "IP-Adapter",
+        Content::Unet => "UNet",
+        Content::Vae => "VAE",
+        Content::TextEncoder => "CLIP text encoder",
+        Content::ImageEncoder => "CLIP image encoder",
+        Content::Clip => "CLIP, both towers",
+        Content::Unknown => "tensors of no known model",
+    }
+}
+
+fn describe_adapter(adapter: &AdapterInfo) -> Vec<String> {
+    let mut lines = vec![
+        format!("  kind       {}", name(&adapter.kind)),
+        format!(
+            "  base       {} ({} cross-attention layers, text width {})",
+            name(&adapter.base),
+            adapter.num_layers,
+            adapter.cross_attention_dim
+        ),
+        format!("  tokens     {} an image", adapter.num_tokens),
+    ];
+    let reads = [("image", adapter.image_embed_dim), ("face", adapter.face_embed_dim)];
+    let reads = reads.into_iter().filter_map(|(what, width)| Some((what, width?)));
+    lines.extend(reads.map(|(what, width)| format!("  reads      {what} features of width {width}")));
+    if adapter.has_lora {
+        lines.push("  LoRA       yes, in the attention layers".to_owned());
+    }
+    lines
+}
+
+/// The name that JSON has for a kind or base.
+fn name(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn sizes(summary: &WeightsSummary) -> String {
+    let dtypes: Vec<&str> = summary.dtypes.keys().map(|dtype| dtype.name()).collect();
+    format!(
+        "{} tensors, {} parameters, {}, {}",
+        summary.num_tensors,
+        scaled(summary.num_parameters, 1000.0, ["", " k", " M", " G"]),
+        dtypes.join(" + "),
+        scaled(summary.file_bytes, 1000.0, [" B", " kB", " MB", " GB"]),
+    )
+}
+
+fn scaled(number: u64, step: f64, units: [&str; 4]) -> String {
+    let (mut value, mut unit) = (number as f64, 0);
+    while value >= step && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0);
+    format!("{value:.digits$}{}", units[unit])
+}
+
+fn table(tensors: &[TensorListing]) -> Vec<String> {
+    let width = tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or_default();
+    tensors
+        .iter()
+        .map(|TensorListing { name, dtype, shape }| format!("    {name:<width$}  {:<5} {shape:?}", dtype.name()))
+        .collect()
+}
