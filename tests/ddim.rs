@@ -6,16 +6,10 @@ mod support;
 
 use ipa_core::tch::Tensor;
 use ipa_sample::{Ddim, NoiseSchedule, SchedulerConfig};
-use serde::de::DeserializeOwned;
 use support::{Fixture, TOLERANCE, assert_each_close, relative_error, tiny_sd};
 
 fn config() -> SchedulerConfig {
     SchedulerConfig::from_folder(&tiny_sd("scheduler")).unwrap()
-}
-
-/// A setting by its name in `scheduler_config.json`.
-fn named<T: DeserializeOwned>(name: &str) -> T {
-    serde_json::from_value(name.into()).unwrap()
 }
 
 /// The number in `steps_25`.
@@ -40,7 +34,7 @@ fn timesteps_match_for_every_spacing_and_number_of_steps() {
     assert_eq!(tables.len(), 15);
     for table in tables {
         let [spacing, steps, _] = table.split('.').collect::<Vec<_>>()[..] else { panic!("{table}") };
-        let config = SchedulerConfig { timestep_spacing: named(spacing), ..config() };
+        let config = SchedulerConfig { timestep_spacing: serde_json::from_value(spacing.into()).unwrap(), ..config() };
         let timesteps: Vec<i64> = sampler(&config, num_steps(steps)).timesteps().collect();
         assert_eq!(timesteps, Vec::<i64>::try_from(&fixture[table]).unwrap(), "{table}");
     }
@@ -60,8 +54,8 @@ fn final_latents_match_for_every_setting() {
     for run in runs {
         let [spacing, prediction, end, steps, _] = run.split('.').collect::<Vec<_>>()[..] else { panic!("{run}") };
         let config = SchedulerConfig {
-            timestep_spacing: named(spacing),
-            prediction_type: named(prediction),
+            timestep_spacing: serde_json::from_value(spacing.into()).unwrap(),
+            prediction_type: serde_json::from_value(prediction.into()).unwrap(),
             set_alpha_to_one: end == "to_one",
             ..config()
         };

@@ -12,9 +12,9 @@ use support::{F32, Fixture, TOLERANCE, assert_close, fixture_path, relative_erro
 
 /// Texts with the ids that the reference gives them.
 fn tokenized() -> Vec<(String, Vec<i64>)> {
-    let rows: Vec<Value> =
-        serde_json::from_slice(&std::fs::read(fixture_path("models/tokens.json")).unwrap()).unwrap();
-    let row = |row: Value| (row["text"].as_str().unwrap().to_owned(), serde_json::from_value(row["ids"].clone()).unwrap());
+    let rows: Vec<Value> = serde_json::from_slice(&std::fs::read(fixture_path("models/tokens.json")).unwrap()).unwrap();
+    let row =
+        |row: Value| (row["text"].as_str().unwrap().to_owned(), serde_json::from_value(row["ids"].clone()).unwrap());
     rows.into_iter().map(row).collect()
 }
 

@@ -19,12 +19,12 @@ fn assert_noise_pred(sample: &str, timesteps: impl Fn(&Fixture) -> Tensor, outpu
 
 #[test]
 fn the_prediction_at_a_late_timestep_matches() {
-    assert_noise_pred("sample", |_| Tensor::from(999), "timestep_999.output");
+    assert_noise_pred("sample", |_| Tensor::from(999_i64), "timestep_999.output");
 }
 
 #[test]
 fn the_prediction_at_an_early_timestep_matches() {
-    assert_noise_pred("sample", |_| Tensor::from(17), "timestep_17.output");
+    assert_noise_pred("sample", |_| Tensor::from(17_i64), "timestep_17.output");
 }
 
 #[test]
@@ -34,5 +34,5 @@ fn every_sample_of_a_batch_may_have_its_own_timestep() {
 
 #[test]
 fn latents_that_no_level_halves_evenly_match() {
-    assert_noise_pred("odd.sample", |_| Tensor::from(17), "odd.timestep_17.output");
+    assert_noise_pred("odd.sample", |_| Tensor::from(17_i64), "odd.timestep_17.output");
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{completions, doctor, embed, generate, inspect};
+use crate::{check, completions, demo, doctor, embed, generate, inspect, train};
 
 /// Image prompts for Stable Diffusion: train, check and use IP-Adapters, without Python.
 #[derive(Debug, Parser)]
@@ -21,6 +21,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Generate(generate::GenerateArgs),
+    Train(train::TrainArgs),
+    Check(check::CheckArgs),
+    Demo(demo::DemoArgs),
     Embed(embed::EmbedArgs),
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
@@ -31,6 +34,9 @@ impl Command {
     pub(crate) fn run(self) -> Result<()> {
         match self {
             Self::Generate(args) => generate::run(args),
+            Self::Train(args) => train::run(&args),
+            Self::Check(args) => check::run(&args),
+            Self::Demo(args) => demo::run(&args),
             Self::Embed(args) => embed::run(&args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Doctor(args) => doctor::run(&args),
@@ -54,7 +60,7 @@ mod tests {
     fn every_command_shows_an_example() {
         for command in Cli::command().get_subcommands() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains(&format!("  ipa {} ", command.get_name())), "{}: {help}", command.get_name());
+            assert!(help.contains(&format!("  ipa {}", command.get_name())), "{}: {help}", command.get_name());
         }
     }
 }

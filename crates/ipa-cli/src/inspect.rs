@@ -1,6 +1,6 @@
 //! `ipa inspect`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -15,7 +15,7 @@ const VALUE_CHARS: usize = 100;
 
 /// Tell what a model folder, a component or a safetensors file is, from its headers alone
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  ipa inspect pocket --json\n  ipa inspect pocket --tensors | less")]
+#[command(after_help = "Examples:\n  ipa inspect pocket\n  ipa inspect pocket --tensors")]
 pub(crate) struct InspectArgs {
     /// Safetensors file, component folder, model folder, or `pocket`
     #[arg(value_name = "FILE|FOLDER|pocket")]

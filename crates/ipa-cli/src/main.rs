@@ -5,7 +5,9 @@
 
 mod args;
 mod cli;
+mod check;
 mod completions;
+mod demo;
 mod doctor;
 mod embed;
 mod failure;
@@ -16,6 +18,8 @@ mod interrupt;
 mod model;
 mod output;
 mod progress;
+mod scores;
+mod train;
 
 use std::process::ExitCode;
 

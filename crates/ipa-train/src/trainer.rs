@@ -206,6 +206,11 @@ impl<'a> Trainer<'a> {
         self.adapter
     }
 
+    /// Steps of the whole run.
+    pub fn num_steps(&self) -> u64 {
+        self.config.epochs * self.steps_per_epoch()
+    }
+
     /// Steps of an epoch.
     fn steps_per_epoch(&self) -> u64 {
         self.rows.len().div_ceil(self.config.batch) as u64
@@ -220,7 +225,7 @@ impl<'a> Trainer<'a> {
         folder: &Path,
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
-        let steps = self.config.epochs * self.steps_per_epoch();
+        let steps = self.num_steps();
         while self.optimizer.steps() < steps {
             let loss = self.step()?;
             let step = self.optimizer.steps();

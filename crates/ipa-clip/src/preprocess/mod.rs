@@ -1,6 +1,7 @@
 //! From image files to what the vision towers see, as Pillow and transformers compute it.
 
 mod crop;
+mod jpeg;
 mod load;
 mod processor;
 mod resize;
@@ -32,7 +33,7 @@ pub enum PreprocessError {
         /// The decoder's reason.
         source: image::ImageError,
     },
-    /// A JPEG file that stops before its picture does; decoders would fill the rest with gray.
+    /// The file stops before its picture does.
     #[error("{path} ends in the middle of the picture; copy or fetch it again")]
     Truncated {
         /// File that was read.

@@ -1,0 +1,228 @@
+//! `ipa check`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use image::RgbImage;
+use ipa_clip::ClipModel;
+use ipa_metrics::{CaseScore, MAPPING};
+use ipa_sample::{GenerateRequest, Pipeline, write_png};
+use ipa_train::Dataset;
+use serde::{Deserialize, Serialize};
+
+use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
+use crate::failure::UsageError;
+use crate::{images, interrupt, model, output, progress, scores};
+
+const NUM_CASES: usize = 3;
+
+/// See in three tests how good an adapter is
+///
+/// Each test draws a picture from a reference image and a prompt, and gives it two scores, their mean and a grade. The
+/// tests are, in this order, those of `--tests`, the first three rows of `--data`, or the pocket model's own.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    ipa check --model pocket\n  \
+    ipa check --model stable-diffusion-v1-5 --adapter ip-adapter_sd15.safetensors --image-encoder image_encoder \\\n    \
+    --clip clip-vit-large-patch14 --tests tests.toml\n\n\
+    A tests file names three cases:\n  \
+    [[case]]\n  image = \"cat.png\"\n  prompt = \"a cat in a garden\"")]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    adapter: AdapterArgs,
+    /// TOML file of three cases, each with `image` and `prompt`; paths relative to its folder
+    #[arg(long, value_name = "FILE")]
+    tests: Option<PathBuf>,
+    /// Pictures that were not trained on, listed as for training
+    #[arg(long, value_name = "FILE", conflicts_with = "tests")]
+    data: Option<PathBuf>,
+    /// The CLIP that scores: a transformers-style CLIPModel folder [default: the model's own `clip`]
+    #[arg(long, value_name = "DIR")]
+    clip: Option<PathBuf>,
+    /// Strength of the reference images
+    #[arg(long, value_name = "F", default_value_t = 0.6)]
+    scale: f64,
+    /// Denoising steps
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    steps: usize,
+    /// Seed of the noise
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Folder for the pictures
+    #[arg(long, value_name = "DIR", default_value = "out/check")]
+    output: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Print one JSON object a line, one for each test
+    #[arg(long)]
+    json: bool,
+}
+
+/// A reference and what to make of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) reference: RgbImage,
+    pub(crate) prompt: String,
+}
+
+/// A case that was drawn and scored.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) case: Case,
+    pub(crate) picture: RgbImage,
+    pub(crate) score: CaseScore,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestsFile {
+    case: Vec<TestsCase>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestsCase {
+    image: PathBuf,
+    prompt: String,
+}
+
+/// One line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    case: &'a str,
+    prompt: &'a str,
+    file: PathBuf,
+    #[serde(flatten)]
+    score: CaseScore,
+    mapping: &'a str,
+}
+
+pub(crate) fn run(args: &CheckArgs) -> Result<()> {
+    interrupt::listen()?;
+    let request =
+        GenerateRequest { scale: args.scale, num_steps: args.steps, seed: args.seed, ..GenerateRequest::default() };
+    request.check()?;
+    let options = args.device.options()?;
+    output::check_folder(&args.output)?;
+    let source = model::resolve(&args.model.model)?;
+    let adapter = args.adapter.file(&source)?;
+    let cases = cases(args)?;
+    let clip = scores::clip_model(args.clip.as_deref(), &source, options)?;
+    let pipeline = Pipeline::load(&source.folder, options)?;
+    let pipeline = pipeline.with_adapter(adapter, args.model.image_encoder.as_deref())?;
+
+    let bar = progress::bar((cases.len() * args.steps) as u64, "drawing", args.json);
+    let checked = check(&pipeline, &clip, cases, &request, || {
+        bar.inc(1);
+        interrupt::stop_if_requested("nothing was written");
+    })?;
+    bar.finish_and_clear();
+    save(&checked, &request, &args.output)?;
+    tell(&checked, args)
+}
+
+/// Draws and scores every case.
+///
+/// # Errors
+/// If drawing or scoring fails.
+pub(crate) fn check(
+    pipeline: &Pipeline,
+    clip: &ClipModel,
+    cases: Vec<Case>,
+    settings: &GenerateRequest,
+    mut progress: impl FnMut(),
+) -> Result<Vec<Checked>> {
+    let mut checked = Vec::new();
+    for case in cases {
+        let request = GenerateRequest { prompt: case.prompt.clone(), ..settings.clone() };
+        let references = std::slice::from_ref(&case.reference);
+        let mut generated = pipeline.generate(&request, references, |_| progress())?;
+        let image_cosine = scores::image_cosines(clip, &generated.pictures, references)?[0];
+        let text_cosine = scores::text_cosines(clip, &generated.pictures, &[&case.prompt])?[0];
+        let picture = generated.pictures.swap_remove(0);
+        checked.push(Checked { case, picture, score: CaseScore::new(image_cosine, text_cosine) });
+    }
+    Ok(checked)
+}
+
+fn cases(args: &CheckArgs) -> Result<Vec<Case>> {
+    let cases = match (&args.tests, &args.data) {
+        (Some(path), _) => from_tests(path)?,
+        (None, Some(path)) => from_data(path)?,
+        (None, None) if args.model.model == model::POCKET => from_world(),
+        (None, None) => {
+            let text = "no tests: name three with `--tests`, or a list of pictures not trained on with `--data`";
+            return Err(UsageError(text.to_owned()).into());
+        }
+    };
+    if cases.len() != NUM_CASES {
+        return Err(UsageError(format!("{} tests where {NUM_CASES} are needed", cases.len())).into());
+    }
+    Ok(cases)
+}
+
+fn from_tests(path: &Path) -> Result<Vec<Case>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let tests: TestsFile = toml::from_str(&text).with_context(|| format!("{} is not a tests file", path.display()))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let case = |(index, test): (usize, TestsCase)| {
+        let reference = images::load(&[folder.join(test.image)])?.swap_remove(0);
+        Ok(Case { name: format!("test {}", index + 1), reference, prompt: test.prompt })
+    };
+    tests.case.into_iter().enumerate().map(case).collect()
+}
+
+fn from_data(path: &Path) -> Result<Vec<Case>> {
+    let dataset = Dataset::open(path)?;
+    let case = |row| {
+        let prompt = dataset.text(row).to_owned();
+        Ok(Case { name: format!("row {row}"), reference: dataset.picture(row)?, prompt })
+    };
+    (0..dataset.len().min(NUM_CASES)).map(case).collect()
+}
+
+/// Held-out scenes of the drawn world; the prompts leave out what the reference shows.
+fn from_world() -> Vec<Case> {
+    let case = |index| {
+        let scene = ipa_pocket::Scene::draw_at(0, index, ipa_pocket::Split::HeldOut);
+        let prompt = ipa_pocket::caption(&scene, 0, index);
+        Case { name: format!("scene {}", index + 1), reference: ipa_pocket::render(&scene, 64), prompt }
+    };
+    (0..NUM_CASES as u64).map(case).collect()
+}
+
+fn file(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("test-{}.png", index + 1))
+}
+
+/// Writes every picture beside its reference.
+fn save(checked: &[Checked], settings: &GenerateRequest, folder: &Path) -> Result<()> {
+    output::create_folder(folder)?;
+    for (index, Checked { case, picture, .. }) in checked.iter().enumerate() {
+        let request = GenerateRequest { prompt: case.prompt.clone(), ..settings.clone() };
+        write_png(&file(folder, index), picture, &serde_json::to_value(request)?)?;
+        let reference = folder.join(format!("test-{}-reference.png", index + 1));
+        write_png(&reference, &case.reference, &serde_json::Value::Null)?;
+    }
+    Ok(())
+}
+
+fn tell(checked: &[Checked], args: &CheckArgs) -> Result<()> {
+    for (index, Checked { case, score, .. }) in checked.iter().enumerate() {
+        if args.json {
+            let file = file(&args.output, index);
+            let (case, prompt) = (case.name.as_str(), case.prompt.as_str());
+            output::json_line(&Line { case, prompt, file, score: *score, mapping: MAPPING })?;
+        } else {
+            output::line(format_args!("{}: \"{}\"\n  {score}", case.name, case.prompt))?;
+        }
+    }
+    if !args.json {
+        output::line(format_args!("\n{MAPPING}\npictures: {}", args.output.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! From pictures and captions to cosines: what CLIP sees, handed to `ipa-metrics`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use image::RgbImage;
+use ipa_clip::ClipModel;
+use ipa_core::tch::{Device, Kind, Tensor};
+use ndarray::Array2;
+
+use crate::model::ModelSource;
+
+/// The CLIP model that scores: the folder named, else the model's own `clip`.
+///
+/// # Errors
+/// If there is none, or it cannot be loaded.
+pub(crate) fn clip_model(
+    named: Option<&Path>,
+    source: &ModelSource,
+    options: (Device, Kind),
+) -> Result<ClipModel> {
+    let own = Some(source.folder.join("clip")).filter(|folder| folder.is_dir());
+    let folder: PathBuf = named.map(Path::to_path_buf).or(own).context(
+        "nothing to score with: name a whole CLIP with `--clip`, such as a folder of openai/clip-vit-large-patch14",
+    )?;
+    Ok(ClipModel::load(&folder, options)?)
+}
+
+/// Cosines of pictures with their references, pair by pair.
+///
+/// # Errors
+/// If an embedding is not a direction, as broken weights make it.
+pub(crate) fn image_cosines(clip: &ClipModel, pictures: &[RgbImage], references: &[RgbImage]) -> Result<Vec<f64>> {
+    cosines(&clip.image_embeds(pictures), &clip.image_embeds(references))
+}
+
+/// Cosines of pictures with their captions, pair by pair.
+///
+/// # Errors
+/// As [`image_cosines`].
+pub(crate) fn text_cosines(clip: &ClipModel, pictures: &[RgbImage], captions: &[&str]) -> Result<Vec<f64>> {
+    cosines(&clip.image_embeds(pictures), &clip.text_embeds(captions)?)
+}
+
+fn cosines(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+    Ok(ipa_metrics::cosines(to_array(a)?.view(), to_array(b)?.view())?.to_vec())
+}
+
+fn to_array(embeds: &Tensor) -> Result<Array2<f32>> {
+    let (rows, columns) = embeds.size2()?;
+    let flat = Vec::<f32>::try_from(embeds.to_device(Device::Cpu).to_kind(Kind::Float).reshape([-1]))?;
+    Ok(Array2::from_shape_vec((rows as usize, columns as usize), flat)?)
+}

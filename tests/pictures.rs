@@ -1,0 +1,206 @@
+//! Whole pictures against diffusers' `StableDiffusionPipeline`, from request to PNG.
+//! Reference values: tests/fixtures/pictures.py
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use image::RgbImage;
+use ipa_clip::{VisionConfig, VisionTower, load_image, pixel_tensor};
+use ipa_core::tch::nn;
+use ipa_sample::{GenerateRequest, Generated, ImageEncoder, Pipeline};
+use serde_json::Value;
+use support::{F32, Fixture, TOLERANCE, fixture_path, relative_error, tiny_sd};
+
+/// Rounding differs by 1e-6 in one call of the UNet and is guided, hence amplified, at every step.
+const LATENTS_TOLERANCE: f64 = 1e-3;
+/// Levels of 255.
+const PICTURE_TOLERANCE: u8 = 2;
+
+/// A request and the name of what diffusers made of it.
+struct Case {
+    name: String,
+    request: GenerateRequest,
+}
+
+impl Case {
+    fn new(case: &Value) -> Self {
+        let text = |field: &str| case[field].as_str().unwrap().to_owned();
+        let number = |field: &str| case[field].as_f64().unwrap();
+        let count = |field: &str| case[field].as_u64().unwrap();
+        let image = case["image"].as_str().map(|name| fixture_path("pictures").join(name));
+        let request = GenerateRequest {
+            prompt: text("prompt"),
+            negative_prompt: text("negative_prompt"),
+            images: image.into_iter().collect(),
+            scale: number("scale"),
+            scheduler: None,
+            num_steps: count("steps") as usize,
+            guidance_scale: number("guidance_scale"),
+            seed: count("seed"),
+            num_images: count("num_images") as u32,
+            width: Some(count("width") as u32),
+            height: Some(count("height") as u32),
+        };
+        Self { name: text("name"), request }
+    }
+
+    fn all() -> Vec<Self> {
+        let cases: Vec<Value> =
+            serde_json::from_slice(&std::fs::read(fixture_path("pictures/cases.json")).unwrap()).unwrap();
+        cases.iter().map(Self::new).collect()
+    }
+
+    fn named(name: &str) -> Self {
+        Self::all().into_iter().find(|case| case.name == name).unwrap()
+    }
+
+    fn fixture(&self) -> Fixture {
+        Fixture::open(&format!("pictures/{}", self.name))
+    }
+
+    fn references(&self) -> Vec<RgbImage> {
+        self.request.images.iter().map(|path| load_image(path).unwrap()).collect()
+    }
+
+    fn expected_pictures(&self) -> Vec<RgbImage> {
+        let path = |index| fixture_path("pictures").join(format!("{}_{index:03}.png", self.name));
+        (0..self.request.num_images).map(|index| image::open(path(index)).unwrap().into_rgb8()).collect()
+    }
+}
+
+/// The tiny model with and without its adapter.
+struct Pipelines {
+    plain: Pipeline,
+    adapted: Pipeline,
+}
+
+impl Pipelines {
+    fn load() -> Self {
+        let plain = || Pipeline::load(&tiny_sd(""), F32).unwrap();
+        let adapter = tiny_sd("ip_adapter.safetensors");
+        Self { plain: plain(), adapted: plain().with_adapter(&adapter, None).unwrap() }
+    }
+
+    fn generate(&self, case: &Case) -> Generated {
+        let references = case.references();
+        let pipeline = if references.is_empty() { &self.plain } else { &self.adapted };
+        pipeline.generate(&case.request, &references, |_| {}).unwrap()
+    }
+
+    fn encoder(&self) -> &ImageEncoder {
+        self.adapted.adapter().unwrap().1
+    }
+}
+
+/// Runs `check` on every case and reports all that fail; `check` tells what is wrong, if anything.
+#[track_caller]
+fn assert_every(check: impl Fn(&Case) -> Option<String>) {
+    let wrong: Vec<String> =
+        Case::all().iter().filter_map(|case| Some(format!("{}: {}", case.name, check(case)?))).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// `None` if the error is allowed; one that is not a number is not.
+fn excess(error: f64, tolerance: f64) -> Option<String> {
+    let is_allowed = error <= tolerance;
+    (!is_allowed).then(|| format!("relative error {error:.2e}"))
+}
+
+/// The largest difference of any channel of any pixel.
+fn picture_difference(found: &RgbImage, expected: &RgbImage) -> u8 {
+    assert_eq!(found.dimensions(), expected.dimensions());
+    found.as_raw().iter().zip(expected.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
+#[test]
+fn reference_pictures_are_preprocessed_as_diffusers_does() {
+    let pipelines = Pipelines::load();
+    assert_every(|case| {
+        let references = case.references();
+        let pixel_values =
+            (!references.is_empty()).then(|| pixel_tensor(&pipelines.encoder().processor, &references))?;
+        excess(relative_error(&pixel_values, &case.fixture()["pixel_values"]), TOLERANCE)
+    });
+}
+
+#[test]
+fn reference_pictures_are_embedded_as_diffusers_does() {
+    let pipelines = Pipelines::load();
+    assert_every(|case| {
+        let references = case.references();
+        let image_embeds = (!references.is_empty()).then(|| pipelines.encoder().image_embeds(&references))?;
+        excess(relative_error(&image_embeds, &case.fixture()["image_embeds"]), TOLERANCE)
+    });
+}
+
+#[test]
+fn final_latents_of_every_request_are_diffusers_own() {
+    let pipelines = Pipelines::load();
+    assert_every(|case| {
+        let latents = pipelines.generate(case).latents;
+        excess(relative_error(&latents, &case.fixture()["latents"]), LATENTS_TOLERANCE)
+    });
+}
+
+#[test]
+fn pictures_of_every_request_are_diffusers_own() {
+    let pipelines = Pipelines::load();
+    assert_every(|case| {
+        let (found, expected) = (pipelines.generate(case).pictures, case.expected_pictures());
+        assert_eq!(found.len(), expected.len(), "{}", case.name);
+        let worst = found.iter().zip(&expected).map(|(a, b)| picture_difference(a, b)).max()?;
+        (worst > PICTURE_TOLERANCE).then(|| format!("{worst} levels apart"))
+    });
+}
+
+#[test]
+fn the_same_request_gives_the_same_picture_again() {
+    let (pipelines, case) = (Pipelines::load(), Case::named("scale_0.55"));
+    let (first, second) = (pipelines.generate(&case), pipelines.generate(&case));
+    assert!(first.latents.equal(&second.latents));
+    assert_eq!(first.pictures, second.pictures);
+}
+
+#[test]
+fn scale_0_draws_what_the_model_draws_without_an_adapter() {
+    let (pipelines, case) = (Pipelines::load(), Case::named("scale_0"));
+    let adapted = pipelines.generate(&case);
+    let plain = pipelines.plain.generate(&case.request, &[], |_| {}).unwrap();
+    assert!(adapted.latents.equal(&plain.latents));
+    assert_eq!(adapted.pictures, plain.pictures);
+}
+
+#[test]
+fn progress_hears_of_every_step_once() {
+    let (pipelines, case) = (Pipelines::load(), Case::named("text_only"));
+    let mut steps = Vec::new();
+    pipelines.plain.generate(&case.request, &[], |step| steps.push(step)).unwrap();
+    assert!(steps.into_iter().eq(1..=case.request.num_steps));
+}
+
+#[test]
+fn reference_pictures_without_an_adapter_are_refused_with_the_option_to_name() {
+    let (pipelines, case) = (Pipelines::load(), Case::named("scale_1"));
+    let error = pipelines.plain.generate(&case.request, &case.references(), |_| {}).unwrap_err();
+    assert!(error.to_string().contains("`--adapter`"), "{error}");
+}
+
+#[test]
+fn an_adapter_without_reference_pictures_is_refused_with_the_option_to_name() {
+    let (pipelines, case) = (Pipelines::load(), Case::named("text_only"));
+    let error = pipelines.adapted.generate(&case.request, &[], |_| {}).unwrap_err();
+    assert!(error.to_string().contains("`--image`"), "{error}");
+}
+
+#[test]
+fn an_image_encoder_of_another_width_is_refused_with_both_widths() {
+    let Pipelines { plain, adapted } = Pipelines::load();
+    let (_, own) = adapted.adapter().unwrap();
+    let config = VisionConfig { projection_dim: 32, ..own.tower.config().clone() };
+    let tower = VisionTower::new(&nn::VarStore::new(F32.0).root(), &config);
+    let encoder = ImageEncoder { tower, processor: own.processor.clone() };
+    let adapter = ipa_adapter::IpAdapter::load(&tiny_sd("ip_adapter.safetensors"), plain.unet().config(), F32).unwrap();
+    let error = plain.with_loaded_adapter(adapter, encoder).unwrap_err();
+    let expected = "the image encoder gives embeddings of width 32, the adapter was trained with 24: ";
+    assert!(error.to_string().starts_with(expected), "{error}");
+}
