@@ -4,15 +4,18 @@
 
 mod support;
 
+use std::ops::ControlFlow;
+
 use image::RgbImage;
 use ipa_clip::{VisionConfig, VisionTower, load_image, pixel_tensor};
 use ipa_core::tch::nn;
-use ipa_sample::{GenerateRequest, Generated, ImageEncoder, Pipeline};
+use ipa_sample::{GenerateRequest, Generated, ImageEncoder, Pipeline, PipelineError};
 use serde_json::Value;
 use support::{F32, Fixture, TOLERANCE, fixture_path, relative_error, tiny_sd};
 
 /// Rounding differs by 1e-6 in one call of the UNet and is guided, hence amplified, at every step.
 const LATENTS_TOLERANCE: f64 = 1e-3;
+const GO: ControlFlow<()> = ControlFlow::Continue(());
 /// Levels of 255.
 const PICTURE_TOLERANCE: u8 = 2;
 
@@ -84,7 +87,7 @@ impl Pipelines {
     fn generate(&self, case: &Case) -> Generated {
         let references = case.references();
         let pipeline = if references.is_empty() { &self.plain } else { &self.adapted };
-        pipeline.generate(&case.request, &references, |_| {}).unwrap()
+        pipeline.generate(&case.request, &references, |_| GO).unwrap()
     }
 
     fn encoder(&self) -> &ImageEncoder {
@@ -165,7 +168,7 @@ fn the_same_request_gives_the_same_picture_again() {
 fn scale_0_draws_what_the_model_draws_without_an_adapter() {
     let (pipelines, case) = (Pipelines::load(), Case::named("scale_0"));
     let adapted = pipelines.generate(&case);
-    let plain = pipelines.plain.generate(&case.request, &[], |_| {}).unwrap();
+    let plain = pipelines.plain.generate(&case.request, &[], |_| GO).unwrap();
     assert!(adapted.latents.equal(&plain.latents));
     assert_eq!(adapted.pictures, plain.pictures);
 }
@@ -174,22 +177,35 @@ fn scale_0_draws_what_the_model_draws_without_an_adapter() {
 fn progress_hears_of_every_step_once() {
     let (pipelines, case) = (Pipelines::load(), Case::named("text_only"));
     let mut steps = Vec::new();
-    pipelines.plain.generate(&case.request, &[], |step| steps.push(step)).unwrap();
+    pipelines
+        .plain
+        .generate(&case.request, &[], |step| {
+            steps.push(step);
+            GO
+        })
+        .unwrap();
     assert!(steps.into_iter().eq(1..=case.request.num_steps));
 }
 
 #[test]
 fn reference_pictures_without_an_adapter_are_refused_with_the_option_to_name() {
     let (pipelines, case) = (Pipelines::load(), Case::named("scale_1"));
-    let error = pipelines.plain.generate(&case.request, &case.references(), |_| {}).unwrap_err();
+    let error = pipelines.plain.generate(&case.request, &case.references(), |_| GO).unwrap_err();
     assert!(error.to_string().contains("`--adapter`"), "{error}");
 }
 
 #[test]
-fn an_adapter_without_reference_pictures_is_refused_with_the_option_to_name() {
+fn without_reference_pictures_an_adapter_is_left_alone() {
     let (pipelines, case) = (Pipelines::load(), Case::named("text_only"));
-    let error = pipelines.adapted.generate(&case.request, &[], |_| {}).unwrap_err();
-    assert!(error.to_string().contains("`--image`"), "{error}");
+    let draw = |pipeline: &Pipeline| pipeline.generate(&case.request, &[], |_| GO).unwrap().latents;
+    assert!(draw(&pipelines.adapted).equal(&draw(&pipelines.plain)));
+}
+
+#[test]
+fn a_listener_can_stop_the_drawing() {
+    let (pipelines, case) = (Pipelines::load(), Case::named("text_only"));
+    let error = pipelines.plain.generate(&case.request, &[], |_| ControlFlow::Break(())).unwrap_err();
+    assert!(matches!(error, PipelineError::Interrupted { step: 1 }), "{error}");
 }
 
 #[test]

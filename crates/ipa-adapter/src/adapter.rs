@@ -191,7 +191,8 @@ fn check_base(path: &Path, info: &AdapterInfo, unet: &UnetConfig) -> Result<(), 
     if info.kind != AdapterKind::Classic {
         return Err(AdapterError::Kind { path: path.into(), kind: format!("{:?}", info.kind) });
     }
-    let describe = |layers: usize, width: usize| format!("{layers} cross-attention layers reading tokens of width {width}");
+    let describe =
+        |layers: usize, width: usize| format!("{layers} cross-attention layers reading tokens of width {width}");
     let (layers, width) = (unet.sites().len(), unet.cross_attention_dim as usize);
     if (info.num_layers, info.cross_attention_dim) != (layers, width) {
         let (theirs, ours) = (describe(info.num_layers, info.cross_attention_dim), describe(layers, width));

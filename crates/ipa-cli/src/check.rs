@@ -118,7 +118,6 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
     let bar = progress::bar((cases.len() * args.steps) as u64, "drawing", args.json);
     let checked = check(&pipeline, &clip, cases, &request, || {
         bar.inc(1);
-        interrupt::stop_if_requested("nothing was written");
     })?;
     bar.finish_and_clear();
     save(&checked, &request, &args.output)?;
@@ -140,7 +139,10 @@ pub(crate) fn check(
     for case in cases {
         let request = GenerateRequest { prompt: case.prompt.clone(), ..settings.clone() };
         let references = std::slice::from_ref(&case.reference);
-        let mut generated = pipeline.generate(&request, references, |_| progress())?;
+        let mut generated = pipeline.generate(&request, references, |_| {
+            progress();
+            interrupt::flow()
+        })?;
         let image_cosine = scores::image_cosines(clip, &generated.pictures, references)?[0];
         let text_cosine = scores::text_cosines(clip, &generated.pictures, &[&case.prompt])?[0];
         let picture = generated.pictures.swap_remove(0);

@@ -8,6 +8,7 @@ use ipa_adapter::IpAdapter;
 use ipa_core::tch::{self, Kind, Tensor};
 use ipa_core::{read_config, save_tensors};
 use ipa_formats::ModelFolder;
+use ipa_sample::ImageEncoder;
 use ipa_unet::UnetConfig;
 use serde_json::json;
 
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
     let folder = ModelFolder::open(&source.folder)?;
     let unet: UnetConfig = read_config(&folder.require("unet")?)?;
     let adapter = IpAdapter::load(adapter, &unet, options)?;
-    let encoder = model::image_encoder(&folder, args.model.image_encoder.as_deref(), options)?;
+    let encoder = ImageEncoder::of_model(&folder, args.model.image_encoder.as_deref(), options)?;
     interrupt::stop_if_requested("nothing was written");
 
     let _no_grad = tch::no_grad_guard();

@@ -153,7 +153,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
     let started = Instant::now();
     let generated = pipeline.generate(&request, &references, |step| {
         bar.set_position(step as u64);
-        interrupt::stop_if_requested("nothing was written");
+        interrupt::flow()
     })?;
     let seconds = started.elapsed().as_secs_f64();
     bar.finish_and_clear();

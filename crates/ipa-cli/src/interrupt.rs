@@ -1,6 +1,7 @@
 //! Ctrl-C: a flag that is looked at between two steps, so that nothing is torn apart in the middle of one.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::ops::ControlFlow;
 use std::panic;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,11 @@ fn note() {
 /// Whether the user wants the work to stop.
 pub(crate) fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
+}
+
+/// For callbacks that may stop what calls them.
+pub(crate) fn flow() -> ControlFlow<()> {
+    if requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// Ends the command if the user wants it to stop; `state` says what became of the work so far.

@@ -4,8 +4,8 @@
 //! arguments were wrong.
 
 mod args;
-mod cli;
 mod check;
+mod cli;
 mod completions;
 mod demo;
 mod doctor;

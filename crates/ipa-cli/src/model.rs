@@ -3,12 +3,9 @@
 #[cfg(feature = "pocket")]
 mod bundled;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use ipa_core::tch::{Device, Kind};
-use ipa_formats::ModelFolder;
-use ipa_sample::{ImageEncoder, PipelineError};
 
 /// The name of the model inside this program.
 pub(crate) const POCKET: &str = "pocket";
@@ -59,21 +56,4 @@ fn pocket() -> Result<PathBuf> {
     return bundled::unpacked();
     #[cfg(not(feature = "pocket"))]
     unreachable!("there is none");
-}
-
-/// The image encoder in `folder`, else the model's own; for commands that need no more of the model.
-///
-/// # Errors
-/// [`PipelineError`] naming the file at fault.
-pub(crate) fn image_encoder(
-    model: &ModelFolder,
-    folder: Option<&Path>,
-    options: (Device, Kind),
-) -> Result<ImageEncoder, PipelineError> {
-    if let Some(folder) = folder {
-        return ImageEncoder::load(folder, None, options);
-    }
-    let own = model.component("image_encoder");
-    let own = own.ok_or_else(|| PipelineError::NoImageEncoder { model: model.path().to_owned() })?;
-    ImageEncoder::load(&own, model.component("feature_extractor").as_deref(), options)
 }

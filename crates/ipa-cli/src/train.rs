@@ -143,7 +143,7 @@ fn train(trainer: &mut Trainer, args: &TrainArgs) -> Result<()> {
         if args.json {
             said = output::json_line(&json!({ "step": step, "steps": steps, "loss": loss }));
         }
-        if interrupt::requested() || said.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if said.is_err() { ControlFlow::Break(()) } else { interrupt::flow() }
     })?;
     bar.finish_and_clear();
     Ok(said?)

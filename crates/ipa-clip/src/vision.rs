@@ -87,10 +87,7 @@ impl VisionTower {
         let hidden_states = self.encoder.forward(tokens.apply(&self.pre_layrnorm));
         let [.., penultimate, last] = hidden_states.as_slice() else { unreachable!("a tower has a block") };
         let pooled = last.select(1, 0).apply(&self.post_layernorm);
-        VisionFeatures {
-            penultimate: penultimate.shallow_clone(),
-            image_embeds: pooled.apply(&self.visual_projection),
-        }
+        VisionFeatures { penultimate: penultimate.shallow_clone(), image_embeds: pooled.apply(&self.visual_projection) }
     }
 }
 

@@ -38,7 +38,9 @@ pub enum WeightsError {
         names: Vec<String>,
     },
     /// A tensor's shape differs from the model's.
-    #[error("{path}: `{name}` is {found:?} in the file, {expected:?} in the model: do weights and config.json belong together?")]
+    #[error(
+        "{path}: `{name}` is {found:?} in the file, {expected:?} in the model: do weights and config.json belong together?"
+    )]
     Shape {
         /// The weights file.
         path: PathBuf,
@@ -89,8 +91,7 @@ impl Checkpoint {
 
     /// Gives the file's tensors other names; a tensor for which `model_name` has none is left out.
     pub fn renamed(mut self, model_name: impl Fn(&str) -> Option<String>) -> Self {
-        self.file_names =
-            self.file_names.into_values().filter_map(|name| Some((model_name(&name)?, name))).collect();
+        self.file_names = self.file_names.into_values().filter_map(|name| Some((model_name(&name)?, name))).collect();
         self
     }
 
@@ -161,6 +162,11 @@ impl Checkpoint {
             return Err(WeightsError::Unexpected { path: path(), names: unexpected });
         }
         for (name, variable) in variables {
+            let file_name = &self.file_names[name];
+            let dtype = self.file.info(file_name).map(|info| info.dtype);
+            if let Some(dtype) = dtype.filter(|dtype| !is_float(*dtype)) {
+                return Err(WeightsError::Dtype { path: path(), name: file_name.clone(), dtype });
+            }
             let (found, expected) = (self.shape(name).unwrap_or_default(), variable.size());
             if found != expected {
                 return Err(WeightsError::Shape { path: path(), name: name.clone(), found, expected });
@@ -214,6 +220,10 @@ fn tensor_bytes(name: String, tensor: &Tensor) -> Result<TensorBytes<'static>, W
         .map_err(|source| WeightsError::Tensor { name: name.clone(), source })?;
     let shape = tensor.size().iter().map(|&size| size as usize).collect();
     Ok(TensorBytes { name, dtype, shape, data: Cow::Owned(data) })
+}
+
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
 }
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {

@@ -139,9 +139,8 @@ pub fn compute_capability(index: usize) -> Option<(i32, i32)> {
         let attribute: libloading::Symbol<Attribute> = driver.get(b"cuDeviceGetAttribute\0").ok()?;
         let (mut major, mut minor) = (0, 0);
         let device = i32::try_from(index).ok()?;
-        let all_well = init(0) == 0
-            && attribute(&mut major, MAJOR, device) == 0
-            && attribute(&mut minor, MINOR, device) == 0;
+        let all_well =
+            init(0) == 0 && attribute(&mut major, MAJOR, device) == 0 && attribute(&mut minor, MINOR, device) == 0;
         all_well.then_some((major, minor))
     }
 }

@@ -4,8 +4,8 @@
 //! shape, so building a full-size model costs microseconds. [`Checkpoint::load_into`](crate::Checkpoint::load_into)
 //! or an initialisation replaces it by real storage. Names are those of PyTorch's modules.
 
+use tch::Tensor;
 use tch::nn::{Module, Path};
-use tch::{Kind, Tensor};
 
 /// Declares a variable of the store's device and kind; its values come later.
 ///
@@ -145,9 +145,4 @@ pub fn quick_gelu(hidden: &Tensor) -> Tensor {
 /// The parameters declared under `vs`, counted; declared shapes count, loaded or not.
 pub fn num_parameters(vs: &tch::nn::VarStore) -> i64 {
     vs.variables().values().map(|tensor| tensor.numel() as i64).sum()
-}
-
-/// Whether a kind is one that models compute in.
-pub fn is_compute_kind(kind: Kind) -> bool {
-    matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double)
 }

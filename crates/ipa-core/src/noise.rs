@@ -57,9 +57,9 @@ impl Draws {
 
 /// A seed for (run seed, purpose, step): FNV-1a over the purpose, then the SplitMix64 finaliser over all three.
 pub fn counter_seed(run_seed: u64, purpose: &str, step: u64) -> u64 {
-    let name = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let name = purpose
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     [run_seed, name, step].into_iter().fold(0, |state, word| splitmix64(state ^ word))
 }
 

@@ -4,6 +4,7 @@
 //! is off; the same seed gives the noise that diffusers draws from its CPU generator.
 //!
 //! ```no_run
+//! use std::ops::ControlFlow;
 //! use ipa_core::tch::{Device, Kind};
 //! use ipa_sample::{GenerateRequest, Pipeline};
 //!
@@ -11,7 +12,7 @@
 //!     .with_adapter("ip-adapter_sd15.safetensors".as_ref(), Some("image_encoder".as_ref()))?;
 //! let request = GenerateRequest { prompt: "in a garden".into(), scale: 0.6, seed: 42, ..Default::default() };
 //! let reference = ipa_clip::load_image("cat.png".as_ref())?;
-//! let generated = pipeline.generate(&request, &[reference], |_| {})?;
+//! let generated = pipeline.generate(&request, &[reference], |_| ControlFlow::Continue(()))?;
 //! ipa_sample::write_png("out.png".as_ref(), &generated.pictures[0], &serde_json::to_value(&request)?)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -1,5 +1,6 @@
 //! The whole way from a request to pictures.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
@@ -38,17 +39,14 @@ pub enum PipelineError {
     /// There are reference images but nothing that reads them.
     #[error("the request has reference images but no adapter was loaded: name one with `--adapter`")]
     NoAdapter,
-    /// There is an adapter but no reference image.
-    #[error("an adapter needs a reference image: name one with `--image`")]
-    NoImage,
     /// There is nothing that turns pictures into embeddings.
     #[error("{model} has no `image_encoder` folder: name one with `--image-encoder`")]
     NoImageEncoder {
         /// The model's folder.
         model: PathBuf,
     },
-    /// The model's sampler is not built.
-    #[error("the model's own sampler `{name}` is not built yet: use `--scheduler ddim`")]
+    /// The sampler, the model's own or the request's, is not built.
+    #[error("the sampler `{name}` is not built yet: use `--scheduler ddim`")]
     Sampler {
         /// As in scheduler_config.json or the request.
         name: String,
@@ -60,9 +58,12 @@ pub enum PipelineError {
         field: &'static str,
     },
     /// Latents stopped being numbers.
-    #[error("step {step} gave values that are not numbers: use `--dtype f32`, or look for broken weights")]
-    NotANumber {
-        /// Counted from 1.
+    #[error("the model gave values that are not numbers: use `--dtype f32`, or look for broken weights")]
+    NotANumber,
+    /// The listener asked to stop.
+    #[error("interrupted after step {step}")]
+    Interrupted {
+        /// Steps done.
         step: usize,
     },
 }
@@ -77,6 +78,23 @@ pub struct ImageEncoder {
 }
 
 impl ImageEncoder {
+    /// Loads `folder`, or without one the model's own `image_encoder`.
+    ///
+    /// # Errors
+    /// [`PipelineError`] naming the file at fault, or that there is no such folder.
+    pub fn of_model(
+        model: &ModelFolder,
+        folder: Option<&Path>,
+        options: (Device, Kind),
+    ) -> Result<Self, PipelineError> {
+        if let Some(folder) = folder {
+            return Self::load(folder, None, options);
+        }
+        let own = model.component("image_encoder");
+        let own = own.ok_or_else(|| PipelineError::NoImageEncoder { model: model.path().to_path_buf() })?;
+        Self::load(&own, model.component("feature_extractor").as_deref(), options)
+    }
+
     /// Loads a transformers-style folder; without a `preprocessor_config.json` in it or in `processor_folder`, CLIP's
     /// own preprocessing at the tower's size.
     ///
@@ -151,7 +169,7 @@ impl Pipeline {
     /// [`PipelineError`] if either cannot be loaded or they do not belong together.
     pub fn with_adapter(self, adapter: &Path, image_encoder: Option<&Path>) -> Result<Self, PipelineError> {
         let adapter = IpAdapter::load(adapter, self.unet.config(), self.options)?;
-        let encoder = self.load_image_encoder(image_encoder)?;
+        let encoder = ImageEncoder::of_model(&self.folder, image_encoder, self.options)?;
         self.with_loaded_adapter(adapter, encoder)
     }
 
@@ -168,23 +186,14 @@ impl Pipeline {
         Ok(self)
     }
 
-    /// Loads the vision tower from `folder`, or from the model's own `image_encoder`.
-    ///
-    /// # Errors
-    /// [`PipelineError::NoImageEncoder`] if there is none.
-    pub fn load_image_encoder(&self, folder: Option<&Path>) -> Result<ImageEncoder, PipelineError> {
-        if let Some(folder) = folder {
-            return ImageEncoder::load(folder, None, self.options);
-        }
-        let model = self.folder.path();
-        let own = self.folder.component("image_encoder");
-        let own = own.ok_or_else(|| PipelineError::NoImageEncoder { model: model.to_path_buf() })?;
-        ImageEncoder::load(&own, self.folder.component("feature_extractor").as_deref(), self.options)
-    }
-
     /// The adapter and its encoder, if one was added.
     pub fn adapter(&self) -> Option<(&IpAdapter, &ImageEncoder)> {
         self.adapter.as_ref().map(|(adapter, encoder)| (adapter, encoder))
+    }
+
+    /// The folder it was loaded from.
+    pub fn folder(&self) -> &ModelFolder {
+        &self.folder
     }
 
     /// The UNet.
@@ -203,7 +212,8 @@ impl Pipeline {
         (latents * self.vae.config().downsampling()) as u32
     }
 
-    /// Draws. `references` are the request's images, loaded; `progress` hears of every step done.
+    /// Draws. `references` are the request's images, loaded; without any, an adapter is left alone. `progress` hears of
+    /// every step done and may stop.
     ///
     /// Noise, order of draws and every number after it are those of diffusers' `StableDiffusionPipeline` with
     /// `torch.Generator("cpu").manual_seed(seed)`.
@@ -214,7 +224,7 @@ impl Pipeline {
         &self,
         request: &GenerateRequest,
         references: &[RgbImage],
-        mut progress: impl FnMut(usize),
+        mut progress: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Generated, PipelineError> {
         request.check()?;
         let _no_grad = tch::no_grad_guard();
@@ -234,10 +244,12 @@ impl Pipeline {
                 None => self.unet.forward(&latents, &timestep, &context, hook),
             };
             latents = sampler.step(index, &noise_pred, &latents);
-            progress(index + 1);
+            if progress(index + 1).is_break() {
+                return Err(PipelineError::Interrupted { step: index + 1 });
+            }
         }
         if latents.isfinite().logical_not().any().int64_value(&[]) != 0 {
-            return Err(PipelineError::NotANumber { step: request.num_steps });
+            return Err(PipelineError::NotANumber);
         }
         Ok(Generated { pictures: self.decode(&latents), latents })
     }
@@ -257,7 +269,9 @@ impl Pipeline {
         }
         if request.num_steps as i64 > self.schedule.len() {
             let allowed = "choose at most the model's number of training timesteps";
-            return Err(RequestError::Field { field: "num_steps", value: request.num_steps.to_string(), allowed }.into());
+            return Err(
+                RequestError::Field { field: "num_steps", value: request.num_steps.to_string(), allowed }.into()
+            );
         }
         Ok(Ddim::new(&self.schedule, &self.scheduler, request.num_steps))
     }
@@ -280,12 +294,10 @@ impl Pipeline {
         references: &[RgbImage],
         guided: bool,
     ) -> Result<Option<ImagePrompt>, PipelineError> {
-        let (adapter, encoder) = match (&self.adapter, references) {
-            (None, []) => return Ok(None),
-            (None, _) => return Err(PipelineError::NoAdapter),
-            (Some(_), []) => return Err(PipelineError::NoImage),
-            (Some((adapter, encoder)), _) => (adapter, encoder),
-        };
+        if references.is_empty() {
+            return Ok(None);
+        }
+        let (adapter, encoder) = self.adapter().ok_or(PipelineError::NoAdapter)?;
         let embeds = encoder.image_embeds(references).unsqueeze(0); // [1, images, embed_dim]
         let embeds = embeds.repeat_interleave_self_int(i64::from(request.num_images), 0, None);
         let prompt = match guided {

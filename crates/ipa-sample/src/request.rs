@@ -93,8 +93,7 @@ impl GenerateRequest {
     /// # Errors
     /// [`RequestError`] naming the file and the field at fault.
     pub fn from_toml(path: &Path) -> Result<Self, RequestError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| RequestError::Read { path: path.into(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| RequestError::Read { path: path.into(), source })?;
         let mut request: Self = toml::from_str(&text)
             .map_err(|error| RequestError::Parse { path: path.into(), reason: error.to_string() })?;
         let folder = path.parent().unwrap_or(Path::new(""));

@@ -46,7 +46,8 @@ impl AdamW {
         let mut named: Vec<(String, Tensor)> = variables.into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
         let (names, mut variables): (Vec<String>, Vec<Tensor>) = named.into_iter().unzip();
-        let flat = tch::no_grad(|| Tensor::cat(&variables.iter().map(|v| v.detach().reshape([-1])).collect::<Vec<_>>(), 0));
+        let flat =
+            tch::no_grad(|| Tensor::cat(&variables.iter().map(|v| v.detach().reshape([-1])).collect::<Vec<_>>(), 0));
         let sizes: Vec<Vec<i64>> = variables.iter().map(Tensor::size).collect();
         for (variable, view) in variables.iter_mut().zip(views(&flat, &sizes)) {
             variable.set_data(&view);
@@ -110,7 +111,9 @@ impl AdamW {
         let mut state = vec![("step".to_owned(), Tensor::from_slice(&[self.step as i64]))];
         for (prefix, flat) in [("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)] {
             let tensors = views(flat, &self.variables.iter().map(Tensor::size).collect::<Vec<_>>());
-            state.extend(self.names.iter().zip(tensors).map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)));
+            state.extend(
+                self.names.iter().zip(tensors).map(|(name, tensor)| (format!("{prefix}.{name}"), tensor.copy())),
+            );
         }
         state
     }
@@ -121,20 +124,24 @@ impl AdamW {
     /// [`WeightsError`] if the checkpoint belongs to other parameters.
     pub fn load_state(&mut self, checkpoint: &Checkpoint) -> Result<(), WeightsError> {
         let _no_grad = tch::no_grad_guard();
-        for (prefix, flat) in [("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)] {
-            let sizes: Vec<Vec<i64>> = self.variables.iter().map(Tensor::size).collect();
-            for (name, mut view) in self.names.iter().zip(views(flat, &sizes)) {
-                let name = format!("{prefix}.{name}");
-                let (found, expected) = (checkpoint.tensor(&name)?, view.size());
-                if found.size() != expected {
-                    let path = checkpoint.path().to_path_buf();
-                    return Err(WeightsError::Shape { path, name, found: found.size(), expected });
-                }
-                view.copy_(&found);
-            }
-        }
-        self.step = checkpoint.tensor("step")?.int64_value(&[0]) as u64;
+        let step = checkpoint.tensor("step")?.int64_value(&[0]) as u64;
+        let (exp_avg, exp_avg_sq) = (self.moment(checkpoint, "exp_avg")?, self.moment(checkpoint, "exp_avg_sq")?);
+        (self.step, self.exp_avg, self.exp_avg_sq) = (step, exp_avg, exp_avg_sq);
         Ok(())
+    }
+
+    fn moment(&self, checkpoint: &Checkpoint, prefix: &str) -> Result<Tensor, WeightsError> {
+        let part = |(name, variable): (&String, &Tensor)| {
+            let name = format!("{prefix}.{name}");
+            let (found, expected) = (checkpoint.tensor(&name)?, variable.size());
+            if found.size() != expected {
+                let path = checkpoint.path().to_path_buf();
+                return Err(WeightsError::Shape { path, name, found: found.size(), expected });
+            }
+            Ok(found.to_kind(variable.kind()).to_device(variable.device()).reshape([-1]))
+        };
+        let parts = self.names.iter().zip(&self.variables).map(part).collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::cat(&parts, 0))
     }
 }
 

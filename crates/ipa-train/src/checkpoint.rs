@@ -18,12 +18,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 pub(crate) const CONFIG: &str = "training.json";
 
 /// Writes `folder/checkpoint-<step>`: first under another name, renamed when all of it is on the disk.
-pub(crate) fn save(
-    folder: &Path,
-    adapter: &IpAdapter,
-    optimizer: &AdamW,
-    identity: &Value,
-) -> Result<(), TrainError> {
+pub(crate) fn save(folder: &Path, adapter: &IpAdapter, optimizer: &AdamW, identity: &Value) -> Result<(), TrainError> {
     let name = format!("checkpoint-{}", optimizer.steps());
     let (partial, whole) = (folder.join(format!("{name}.tmp")), folder.join(&name));
     let failed = |path: &Path, source| FormatError::Write { path: path.into(), source };

@@ -136,8 +136,11 @@ impl Dataset {
     /// # Errors
     /// [`DataError::Picture`].
     pub fn picture(&self, row: usize) -> Result<RgbImage, DataError> {
-        ipa_clip::load_image(&self.image_path(row))
-            .map_err(|source| DataError::Picture { path: self.path.clone(), row, source })
+        ipa_clip::load_image(&self.image_path(row)).map_err(|source| DataError::Picture {
+            path: self.path.clone(),
+            row,
+            source,
+        })
     }
 }
 

@@ -30,9 +30,6 @@ pub enum ModelsError {
     /// The model was trained for another target.
     #[error("the model predicts {0:?}; only epsilon models can be trained on yet")]
     Prediction(PredictionType),
-    /// The model folder has no vision tower.
-    #[error("the model has no `image_encoder` folder: name one with `--image-encoder`")]
-    NoImageEncoder,
 }
 
 /// A base model and an image encoder, frozen.
@@ -79,23 +76,13 @@ impl FrozenModels {
     ///
     /// # Errors
     /// [`ModelsError`] naming the file at fault.
-    pub fn load(
-        model: &Path,
-        image_encoder: Option<&Path>,
-        options: (Device, Kind),
-    ) -> Result<Self, ModelsError> {
+    pub fn load(model: &Path, image_encoder: Option<&Path>, options: (Device, Kind)) -> Result<Self, ModelsError> {
         let folder = ModelFolder::open(model)?;
         let scheduler = SchedulerConfig::from_folder(&folder.require("scheduler")?)?;
         if scheduler.prediction_type != PredictionType::Epsilon {
             return Err(ModelsError::Prediction(scheduler.prediction_type));
         }
-        let encoder = match (image_encoder, folder.component("image_encoder")) {
-            (Some(own), _) => ImageEncoder::load(own, None, options)?,
-            (None, Some(own)) => {
-                ImageEncoder::load(&own, folder.component("feature_extractor").as_deref(), options)?
-            }
-            (None, None) => return Err(ModelsError::NoImageEncoder),
-        };
+        let encoder = ImageEncoder::of_model(&folder, image_encoder, options)?;
         Ok(Self {
             tokenizer: ClipTokenizer::from_folder(&folder.require("tokenizer")?)?,
             text: TextTower::load(&folder.require("text_encoder")?, options)?,

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use ipa_adapter::{AdapterConfig, AdapterError, IpAdapter};
+use ipa_core::WeightsError;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Kind, Tensor};
-use ipa_core::WeightsError;
 use ipa_formats::FormatError;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -48,10 +48,9 @@ impl TrainConfig {
     /// # Errors
     /// [`TrainError::Field`].
     pub fn check(&self) -> Result<(), TrainError> {
-        let refuse = |field, value: &dyn ToString, allowed| {
-            Err(TrainError::Field { field, value: value.to_string(), allowed })
-        };
-        if self.resolution % 8 != 0 || !(8..=4096).contains(&self.resolution) {
+        let refuse =
+            |field, value: &dyn ToString, allowed| Err(TrainError::Field { field, value: value.to_string(), allowed });
+        if !self.resolution.is_multiple_of(8) || !(8..=4096).contains(&self.resolution) {
             return refuse("resolution", &self.resolution, "choose a multiple of 8 between 8 and 4096");
         }
         if self.epochs == 0 || self.batch == 0 || self.save_steps == 0 {
@@ -105,7 +104,9 @@ pub enum TrainError {
         path: PathBuf,
     },
     /// The loss is not a number.
-    #[error("the loss of step {step} is not a number: lower the learning rate or use `--dtype f32`; the last checkpoint is kept")]
+    #[error(
+        "the loss of step {step} is not a number: lower the learning rate or use `--dtype f32`; the last checkpoint is kept"
+    )]
     NotANumber {
         /// Counted from 1.
         step: u64,
@@ -229,7 +230,7 @@ impl<'a> Trainer<'a> {
         while self.optimizer.steps() < steps {
             let loss = self.step()?;
             let step = self.optimizer.steps();
-            if step % self.config.save_steps == 0 {
+            if step.is_multiple_of(self.config.save_steps) {
                 checkpoint::save(folder, &self.adapter, &self.optimizer, &self.identity)?;
             }
             if progress(Progress { step, steps, loss }).is_break() {
@@ -261,7 +262,8 @@ impl<'a> Trainer<'a> {
         let rows: Vec<&EncodedRow> =
             order.chunks(self.config.batch).nth(within).into_iter().flatten().map(|&row| &self.rows[row]).collect();
         let draws = |purpose| Draws::counted(self.config.seed, purpose, step);
-        let stack = |part: fn(&EncodedRow) -> &Tensor| Tensor::cat(&rows.iter().map(|row| part(row)).collect::<Vec<_>>(), 0);
+        let stack =
+            |part: fn(&EncodedRow) -> &Tensor| Tensor::cat(&rows.iter().map(|row| part(row)).collect::<Vec<_>>(), 0);
         let (mean, logvar) = (stack(|row| &row.posterior().mean), stack(|row| &row.posterior().logvar));
         let posterior = ipa_vae::DiagonalGaussian { mean, logvar };
         let shape = posterior.mean.size();

@@ -214,8 +214,7 @@ mod tests {
         assert_eq!(sites[6].name, "mid_block.attentions.0.transformer_blocks.0.attn2");
         assert_eq!(sites[15].name, "up_blocks.3.attentions.2.transformer_blocks.0.attn2");
         let widths: Vec<i64> = sites.iter().map(|site| site.width).collect();
-        let expected =
-            [320, 320, 640, 640, 1280, 1280, 1280, 1280, 1280, 1280, 640, 640, 640, 320, 320, 320];
+        let expected = [320, 320, 640, 640, 1280, 1280, 1280, 1280, 1280, 1280, 640, 640, 640, 320, 320, 320];
         assert_eq!(widths, expected);
         assert_eq!(UnetConfig::sd15().site_counts(), ipa_formats::SiteCounts { down: 6, mid: 1, up: 9 });
     }

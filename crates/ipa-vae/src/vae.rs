@@ -134,7 +134,8 @@ impl Vae {
     /// # Errors
     /// [`WeightsError`] naming the file, and the field or tensor, at fault.
     pub fn load(folder: &FilePath, options: (Device, Kind)) -> Result<Self, WeightsError> {
-        let loaded: Component<VaeConfig, Self> = load_component(folder, options, current_name, |vs, config| Self::new(&vs, config))?;
+        let loaded: Component<VaeConfig, Self> =
+            load_component(folder, options, current_name, |vs, config| Self::new(&vs, config))?;
         Ok(loaded.model)
     }
 

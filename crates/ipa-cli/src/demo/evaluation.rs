@@ -89,7 +89,7 @@ pub(crate) fn compare(
     args: &DemoArgs,
 ) -> Result<Comparison> {
     let bar = progress::bar((2 * subject.references.len()) as u64, "evaluating", args.json);
-    let mut measure = |pipeline: &Pipeline| -> Result<(Vec<f64>, Vec<f64>)> {
+    let measure = |pipeline: &Pipeline| -> Result<(Vec<f64>, Vec<f64>)> {
         let mut scores = (Vec::new(), Vec::new());
         for (index, reference) in subject.references.iter().enumerate() {
             let seed = args.seed + 1 + index as u64;
@@ -114,9 +114,7 @@ pub(crate) fn compare(
 /// Means over the seeds of one reference.
 fn score(pipeline: &Pipeline, clip: &ClipModel, reference: &RgbImage, seed: u64) -> Result<(f64, f64)> {
     let request = GenerateRequest { seed, num_images: NUM_SEEDS, num_steps: NUM_STEPS, ..GenerateRequest::default() };
-    let generated = pipeline.generate(&request, std::slice::from_ref(reference), |_| {
-        interrupt::stop_if_requested("the trained adapter is kept");
-    })?;
+    let generated = pipeline.generate(&request, std::slice::from_ref(reference), |_| interrupt::flow())?;
     let references = vec![reference.clone(); generated.pictures.len()];
     let cosines = scores::image_cosines(clip, &generated.pictures, &references)?;
     let found = generated.pictures.iter().filter(|picture| mascot::has_subject_colors(picture)).count();

@@ -4,14 +4,11 @@ mod evaluation;
 mod page;
 mod pictures;
 
-use std::io::Write as _;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use ipa_adapter::IpAdapter;
 use ipa_clip::ClipModel;
 use ipa_core::device::{device_name, kind_name};
 use ipa_core::tch::{Device, Kind};
@@ -119,7 +116,7 @@ fn train(
         bar.set_position(progress.step);
         bar.set_message(format!("loss {:.4}", progress.loss));
         losses.push(progress.loss);
-        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupt::flow()
     })?;
     bar.finish_and_clear();
     let metadata = json!({ "variant": "classic", "base": POCKET, "config": config });
@@ -132,10 +129,7 @@ fn base_adapter(source: &ModelSource) -> Result<PathBuf> {
 }
 
 fn pipeline(source: &ModelSource, adapter: &Path, options: (Device, Kind)) -> Result<Pipeline> {
-    let pipeline = Pipeline::load(&source.folder, options)?;
-    let adapter = IpAdapter::load(adapter, pipeline.unet().config(), options)?;
-    let encoder = pipeline.load_image_encoder(None)?;
-    Ok(pipeline.with_loaded_adapter(adapter, encoder)?)
+    Ok(Pipeline::load(&source.folder, options)?.with_adapter(adapter, None)?)
 }
 
 /// Three held-out pictures with their captions.
@@ -148,7 +142,7 @@ fn checks(pipeline: &Pipeline, clip: &ClipModel, subject: &Subject, args: &DemoA
     let pairs = subject.references.iter().zip(&subject.captions);
     let cases = pairs.take(3).enumerate().map(case).collect();
     let request = GenerateRequest { seed: args.seed, ..GenerateRequest::default() };
-    check(pipeline, clip, cases, &request, || interrupt::stop_if_requested("the trained adapter is kept"))
+    check(pipeline, clip, cases, &request, || {})
 }
 
 fn write_reports(folder: &Path, report: &DemoReport, checks: &[Checked], grid: &pictures::Grid) -> Result<()> {

@@ -29,17 +29,17 @@ fn training_pictures() -> Vec<Picture> {
 }
 
 fn strengths(page: &mut Report, grid: &Grid) {
-    let columns: Vec<String> = ["before", "after"]
-        .iter()
-        .flat_map(|time| SCALES.map(|scale| format!("{time}, λ = {scale}")))
-        .collect();
+    let columns: Vec<String> =
+        ["before", "after"].iter().flat_map(|time| SCALES.map(|scale| format!("{time}, λ = {scale}"))).collect();
     let columns: Vec<String> = std::iter::once("reference".to_owned()).chain(columns).collect();
     let labels: Vec<String> = (1..=grid.rows.len()).map(|row| format!("held-out {row}")).collect();
     let cells: Vec<Vec<Option<Vec<u8>>>> = grid
         .references
         .iter()
         .zip(&grid.rows)
-        .map(|(reference, row)| std::iter::once(reference).chain(row).map(|picture| Some(encode_png(picture))).collect())
+        .map(|(reference, row)| {
+            std::iter::once(reference).chain(row).map(|picture| Some(encode_png(picture))).collect()
+        })
         .collect();
     page.section("Before and after");
     page.paragraph(

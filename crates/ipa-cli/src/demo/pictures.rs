@@ -57,9 +57,8 @@ pub(crate) fn grid(before: &Pipeline, after: &Pipeline, subject: &Subject, args:
         let mut row = Vec::new();
         for (pipeline, scale) in [before, after].into_iter().flat_map(|p| SCALES.map(|scale| (p, scale))) {
             let request = GenerateRequest { scale, seed: args.seed, num_steps: 25, ..GenerateRequest::default() };
-            let mut generated = pipeline.generate(&request, std::slice::from_ref(reference), |_| {
-                interrupt::stop_if_requested("the trained adapter is kept");
-            })?;
+            let references = std::slice::from_ref(reference);
+            let mut generated = pipeline.generate(&request, references, |_| interrupt::flow())?;
             row.push(generated.pictures.swap_remove(0));
             bar.inc(1);
         }

@@ -66,7 +66,7 @@ impl ImageDecoder for JpegDecoder<'_> {
     }
 
     fn read_image_boxed(self: Box<Self>, pixels: &mut [u8]) -> ImageResult<()> {
-        self.read_image(pixels)
+        (*self).read_image(pixels)
     }
 }
 

@@ -1,16 +1,16 @@
 //! Rebuilds the pocket model from nothing: `cargo xtask pocket [--short] [--folder DIR] [STAGE]...`
 //!
-//! Stages, in order: `vae`, `clip`, `scorer`, `unet`, `adapter`. Without one, all of them. Each goes on where it was interrupted; state and
+//! Stages, in order: `vae`, `clip`, `scorer`, `unet`, `adapter`, `scores`. Without one, all of them. Each goes on where it was interrupted; state and
 //! the model lie in `--folder`, by default `ipa/pocket` in the user's cache folder.
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use ipa_clip::{ClipTokenizer, TextTower};
+use ipa_clip::{ClipModel, ClipTokenizer, TextTower};
 use ipa_core::tch::{Device, Kind};
-use ipa_sample::{ImageEncoder, NoiseSchedule, SchedulerConfig};
-use ipa_train::pretrain::{Recipe, Stage, adapter, clip, export, unet, vae, vocabulary};
+use ipa_sample::{ImageEncoder, NoiseSchedule, Pipeline, SchedulerConfig};
+use ipa_train::pretrain::{Recipe, Stage, adapter, clip, export, scores, unet, vae, vocabulary};
 use ipa_unet::Unet;
 use ipa_vae::{Vae, VaeConfig};
 
@@ -27,7 +27,8 @@ struct Workshop {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut recipe = Recipe::full();
-    let mut folder = dirs::cache_dir().ok_or("this user has no cache folder; name one with --folder")?.join("ipa/pocket");
+    let mut folder =
+        dirs::cache_dir().ok_or("this user has no cache folder; name one with --folder")?.join("ipa/pocket");
     let mut stages = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     if stages.is_empty() {
-        stages = ["vae", "clip", "scorer", "unet", "adapter"].map(str::to_owned).to_vec();
+        stages = ["vae", "clip", "scorer", "unet", "adapter", "scores"].map(str::to_owned).to_vec();
     }
     let workshop = Workshop { folder, recipe };
     for stage in stages {
@@ -48,7 +49,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             "scorer" => workshop.scorer()?,
             "unet" => workshop.unet()?,
             "adapter" => workshop.adapter()?,
-            _ => return Err(format!("`{stage}` is not a stage; choose vae, clip, scorer, unet or adapter").into()),
+            "scores" => workshop.scores()?,
+            _ => {
+                return Err(
+                    format!("`{stage}` is not a stage; choose vae, clip, scorer, unet, adapter or scores").into()
+                );
+            }
         }
     }
     Ok(())
@@ -130,6 +136,22 @@ impl Workshop {
         let (vs, unet) = unet::train(&stage, &self.recipe, &materials, progress("unet"))?;
         Ok(export::unet(&model, &vs, unet.config())?)
     }
+
+    /// Writes `scores.json` and `samples.png` beside the model.
+    fn scores(&self) -> Result<(), Box<dyn Error>> {
+        let model = self.model();
+        let pipeline = Pipeline::load(&model, OPTIONS)?.with_adapter(&model.join("ip_adapter.safetensors"), None)?;
+        let clip = ClipModel::load(&model.join("clip"), OPTIONS)?;
+        let scored = scores::score(&pipeline, &clip, self.recipe.size, |done| {
+            if done.is_multiple_of(20) {
+                println!("scores {done} of {}", scores::NUM_SCENES);
+            }
+        })?;
+        let text = serde_json::to_string_pretty(&scored.scores)?;
+        println!("{text}");
+        std::fs::write(self.folder.join("scores.json"), text)?;
+        Ok(scored.sheet.save(self.folder.join("samples.png"))?)
+    }
 }
 
 fn progress(name: &'static str) -> impl FnMut(&Stage) {
@@ -137,7 +159,11 @@ fn progress(name: &'static str) -> impl FnMut(&Stage) {
     move |stage| {
         let step = stage.losses().len();
         if step % 50 == 0 {
-            println!("{name} step {step} loss {:.5} after {:.0} s", stage.recent_loss(50), started.elapsed().as_secs_f64());
+            println!(
+                "{name} step {step} loss {:.5} after {:.0} s",
+                stage.recent_loss(50),
+                started.elapsed().as_secs_f64()
+            );
         }
     }
 }

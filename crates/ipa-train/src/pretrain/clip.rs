@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use ipa_clip::{Activation, ClipTokenizer, ImageProcessor, TextConfig, TextTower, VisionConfig, VisionTower, token_tensor};
+use ipa_clip::{
+    Activation, ClipTokenizer, ImageProcessor, TextConfig, TextTower, VisionConfig, VisionTower, token_tensor,
+};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{WeightsError, layers};
@@ -111,8 +113,7 @@ fn batch(recipe: &Recipe, tokenizer: &ClipTokenizer, step: u64) -> (Tensor, Tens
     let (first, num) = (step * recipe.clip.batch, recipe.clip.batch);
     let scenes: Vec<Scene> = (first..first + num).map(|i| Scene::draw_at(recipe.seed, i, Split::Train)).collect();
     let captions = scenes.iter().zip(first..).map(|(scene, index)| caption(scene, recipe.seed, index));
-    let ids: Vec<Vec<i64>> =
-        captions.map(|text| tokenizer.encode(&text).expect("captions are plain text")).collect();
+    let ids: Vec<Vec<i64>> = captions.map(|text| tokenizer.encode(&text).expect("captions are plain text")).collect();
     let pixels = ipa_clip::pixel_tensor(&processor(), &render_many(&scenes, recipe.size));
     let noise = Draws::counted(recipe.seed, "clip.noise", step).normal(&pixels.size());
     (token_tensor(&ids), pixels + noise * PIXEL_NOISE)

@@ -151,7 +151,8 @@ fn component(folder: &Path, weights: &str, config: &Value, vs: &VarStore) -> Res
 
 fn write_json(path: &Path, value: &Value) -> Result<(), WeightsError> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|source| ipa_formats::FormatError::Write { path: path.into(), source })?;
+        std::fs::create_dir_all(folder)
+            .map_err(|source| ipa_formats::FormatError::Write { path: path.into(), source })?;
     }
     let text = format!("{value:#}\n");
     Ok(write_atomically(path, |file: &mut dyn Write| file.write_all(text.as_bytes()))?)

@@ -8,6 +8,7 @@ pub mod clip;
 pub mod export;
 mod init;
 mod recipe;
+pub mod scores;
 mod stage;
 pub mod unet;
 pub mod vae;

@@ -23,7 +23,11 @@ pub fn config() -> VaeConfig {
 ///
 /// # Errors
 /// [`WeightsError`] if the state cannot be read or written.
-pub fn train(folder: &Path, recipe: &Recipe, mut progress: impl FnMut(&Stage)) -> Result<(VarStore, Vae), WeightsError> {
+pub fn train(
+    folder: &Path,
+    recipe: &Recipe,
+    mut progress: impl FnMut(&Stage),
+) -> Result<(VarStore, Vae), WeightsError> {
     let vs = VarStore::new(Device::Cpu);
     let vae = Vae::new(&vs.root(), &config());
     initialize(&vs, recipe.seed, &[]);
@@ -33,7 +37,8 @@ pub fn train(folder: &Path, recipe: &Recipe, mut progress: impl FnMut(&Stage)) -
         let posterior = vae.encode(&pixels);
         let noise = Draws::counted(recipe.seed, "vae.noise", step).normal(&posterior.mean.size());
         let decoded = vae.decode(&posterior.sample(&noise));
-        let reconstruction = decoded.mse_loss(&pixels, Reduction::Mean) + decoded.l1_loss(&pixels, Reduction::Mean) * 0.2;
+        let reconstruction =
+            decoded.mse_loss(&pixels, Reduction::Mean) + decoded.l1_loss(&pixels, Reduction::Mean) * 0.2;
         stage.learn(&(reconstruction + posterior.kl().mean(Kind::Float) * KL_WEIGHT));
         if (step + 1) % 100 == 0 || stage.next_step().is_none() {
             stage.save()?;

@@ -1,0 +1,152 @@
+//! How good the pocket model is, on scenes it was not trained on.
+
+use std::ops::ControlFlow;
+
+use image::{RgbImage, imageops};
+use ipa_clip::ClipModel;
+use ipa_core::tch::{Kind, Tensor};
+use ipa_metrics::{Interval, MetricsError, bootstrap_mean, paired_difference, proportion};
+use ipa_pocket::{Scene, Split, judge, main_caption, render};
+use ipa_sample::{GenerateRequest, Pipeline, PipelineError};
+use ndarray::Array2;
+use serde::Serialize;
+
+/// Scenes of held-out combinations that are drawn and judged.
+pub const NUM_SCENES: u64 = 200;
+const NUM_STEPS: usize = 25;
+const RESAMPLING_SEED: u64 = 0;
+const FIRST_SCENE: u64 = 100_000; // none that any stage draws
+
+/// Why the model cannot be scored.
+#[derive(Debug, thiserror::Error)]
+pub enum ScoresError {
+    /// Drawing failed.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// The embeddings are no directions.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+/// Share of pictures whose main object the pixel judges find right.
+#[derive(Debug, Serialize)]
+pub struct Judged {
+    /// Colour.
+    pub color: Interval,
+    /// Shape.
+    pub shape: Interval,
+    /// Fill.
+    pub fill: Interval,
+    /// Style.
+    pub style: Interval,
+    /// Background.
+    pub background: Interval,
+}
+
+/// All scores; cosines are between picture and reference in the scoring CLIP.
+#[derive(Debug, Serialize)]
+pub struct Scores {
+    /// Drawn from "a red star" and the like, without image.
+    pub text: Judged,
+    /// Drawn from the reference image alone, λ = 1.
+    pub image: Judged,
+    /// Drawn from nothing, λ = 0.
+    pub nothing: Judged,
+    /// CLIP-I at λ = 1.
+    pub clip_i: Interval,
+    /// CLIP-I at λ = 1 less that at λ = 0, paired.
+    pub clip_i_above_nothing: Interval,
+    /// CLIP-I at λ = 1 less the cosine with the next scene's reference, paired.
+    pub clip_i_above_shuffled: Interval,
+}
+
+/// Pictures to look at: rows of reference, λ = 1, text.
+#[derive(Debug)]
+pub struct Scored {
+    /// The numbers.
+    pub scores: Scores,
+    /// The first scenes, side by side.
+    pub sheet: RgbImage,
+}
+
+/// Draws every scene three times and judges.
+///
+/// # Errors
+/// [`ScoresError`].
+pub fn score(
+    pipeline: &Pipeline,
+    clip: &ClipModel,
+    size: u32,
+    mut progress: impl FnMut(u64),
+) -> Result<Scored, ScoresError> {
+    let scenes: Vec<Scene> =
+        (0..NUM_SCENES).map(|index| Scene::draw_at(0, FIRST_SCENE + index, Split::HeldOut)).collect();
+    let references: Vec<RgbImage> = scenes.iter().map(|scene| render(scene, size)).collect();
+    let (mut text, mut image, mut nothing) = (Vec::new(), Vec::new(), Vec::new());
+    for (seed, (scene, reference)) in (0..).zip(scenes.iter().zip(&references)) {
+        let request = GenerateRequest { seed, num_steps: NUM_STEPS, ..GenerateRequest::default() };
+        let captioned = GenerateRequest { prompt: main_caption(scene), ..request.clone() };
+        let bare = GenerateRequest { scale: 0.0, ..request.clone() };
+        let references = std::slice::from_ref(reference);
+        let draw = |request: &GenerateRequest, references: &[RgbImage]| {
+            pipeline.generate(request, references, |_| ControlFlow::Continue(()))
+        };
+        text.extend(draw(&captioned, &[])?.pictures);
+        image.extend(draw(&request, references)?.pictures);
+        nothing.extend(draw(&bare, references)?.pictures);
+        progress(seed + 1);
+    }
+    let mut shuffled = references.clone();
+    shuffled.rotate_left(1);
+    let of = |pictures: &[RgbImage], references: &[RgbImage]| cosines(clip, pictures, references);
+    let (own, none, other) = (of(&image, &references)?, of(&nothing, &references)?, of(&image, &shuffled)?);
+    let scores = Scores {
+        text: judged(&text, &scenes)?,
+        image: judged(&image, &scenes)?,
+        nothing: judged(&nothing, &scenes)?,
+        clip_i: bootstrap_mean(&own, RESAMPLING_SEED)?,
+        clip_i_above_nothing: paired_difference(&none, &own, RESAMPLING_SEED)?,
+        clip_i_above_shuffled: paired_difference(&other, &own, RESAMPLING_SEED)?,
+    };
+    Ok(Scored { scores, sheet: sheet(&[&references, &image, &text], size) })
+}
+
+fn judged(pictures: &[RgbImage], scenes: &[Scene]) -> Result<Judged, MetricsError> {
+    let agreements: Vec<_> =
+        pictures.iter().zip(scenes).map(|(picture, scene)| judge(picture).agreement(scene)).collect();
+    let share = |part: fn(&ipa_pocket::Agreement) -> bool| {
+        proportion(agreements.iter().filter(|agreement| part(agreement)).count(), agreements.len())
+    };
+    Ok(Judged {
+        color: share(|agreement| agreement.color)?,
+        shape: share(|agreement| agreement.shape)?,
+        fill: share(|agreement| agreement.fill)?,
+        style: share(|agreement| agreement.style)?,
+        background: share(|agreement| agreement.background)?,
+    })
+}
+
+fn cosines(clip: &ClipModel, a: &[RgbImage], b: &[RgbImage]) -> Result<Vec<f64>, MetricsError> {
+    let (a, b) = (to_array(&clip.image_embeds(a)), to_array(&clip.image_embeds(b)));
+    Ok(ipa_metrics::cosines(a.view(), b.view())?.to_vec())
+}
+
+fn to_array(embeds: &Tensor) -> Array2<f32> {
+    let (rows, columns) = embeds.size2().expect("embeddings are [n, width]");
+    let flat = Vec::<f32>::try_from(embeds.to_kind(Kind::Float).reshape([-1])).expect("a vector of f32");
+    Array2::from_shape_vec((rows as usize, columns as usize), flat).expect("as many numbers as the shape says")
+}
+
+/// Twelve columns, three rows a band, four bands, a pixel between them.
+fn sheet(rows: &[&Vec<RgbImage>], size: u32) -> RgbImage {
+    const COLUMNS: usize = 12;
+    const BANDS: usize = 4;
+    let (step, band) = (size + 2, rows.len() as u32 * (size + 2) + 6);
+    let mut sheet = RgbImage::from_pixel(COLUMNS as u32 * step, BANDS as u32 * band, image::Rgb([255; 3]));
+    for (index, row) in (0..COLUMNS * BANDS).flat_map(|index| (0..rows.len()).map(move |row| (index, row))) {
+        let Some(picture) = rows[row].get(index) else { continue };
+        let (x, y) = ((index % COLUMNS) as u32 * step, (index / COLUMNS) as u32 * band + row as u32 * step);
+        imageops::overlay(&mut sheet, picture, i64::from(x), i64::from(y));
+    }
+    sheet
+}
