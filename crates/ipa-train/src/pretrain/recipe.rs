@@ -30,8 +30,8 @@ impl Recipe {
             size: 64,
             vae: stage(8, 1500, 1e-3),
             clip: stage(64, 1200, 1e-3),
-            unet: stage(16, 3000, 8e-4),
-            adapter: stage(16, 1200, 1e-3),
+            unet: stage(16, 2400, 8e-4),
+            adapter: stage(16, 800, 1e-3),
             num_scenes: 20_000,
         }
     }
