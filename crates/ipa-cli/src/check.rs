@@ -48,6 +48,9 @@ pub(crate) struct CheckArgs {
     /// Denoising steps
     #[arg(long, value_name = "N", default_value_t = 50)]
     steps: usize,
+    /// Sampler [default: the model's own]
+    #[arg(long, value_name = "NAME", value_parser = ["ddim"])]
+    scheduler: Option<String>,
     /// Seed of the noise
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -103,8 +106,13 @@ struct Line<'a> {
 
 pub(crate) fn run(args: &CheckArgs) -> Result<()> {
     interrupt::listen()?;
-    let request =
-        GenerateRequest { scale: args.scale, num_steps: args.steps, seed: args.seed, ..GenerateRequest::default() };
+    let request = GenerateRequest {
+        scale: args.scale,
+        num_steps: args.steps,
+        scheduler: args.scheduler.clone(),
+        seed: args.seed,
+        ..GenerateRequest::default()
+    };
     request.check()?;
     let options = args.device.options()?;
     output::check_folder(&args.output)?;

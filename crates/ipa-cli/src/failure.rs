@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ipa_core::device::DeviceError;
 use ipa_sample::{PipelineError, RequestError};
+use ipa_train::TrainError;
 
 use crate::interrupt::Interrupted;
 
@@ -46,6 +47,7 @@ fn is_usage(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<UsageError>()
         || cause.is::<RequestError>()
         || matches!(cause.downcast_ref(), Some(PipelineError::Request(_)))
+        || matches!(cause.downcast_ref(), Some(TrainError::Field { .. }))
         || matches!(cause.downcast_ref(), Some(DeviceError::UnknownDevice { .. } | DeviceError::UnknownKind { .. }))
 }
 

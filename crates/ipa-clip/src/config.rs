@@ -15,9 +15,9 @@ pub enum Activation {
 /// Sizes of a text tower, as published in `text_encoder/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TextConfig {
-    /// Class names; a `…WithProjection` has a projection after the pooled output.
+    /// Class names, where a file has them; a `…WithProjection` has a projection after the pooled output.
     #[serde(default)]
-    pub architectures: Vec<String>,
+    pub architectures: Option<Vec<String>>,
     /// Entries of the token table.
     pub vocab_size: i64,
     /// Width of the tower.
@@ -46,9 +46,6 @@ pub struct TextConfig {
 /// Sizes of a vision tower, as published in `image_encoder/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VisionConfig {
-    /// Class names.
-    #[serde(default)]
-    pub architectures: Vec<String>,
     /// Width of the tower.
     pub hidden_size: i64,
     /// Width inside the feed-forward layers.
@@ -92,7 +89,7 @@ impl TextConfig {
     /// The text tower of Stable Diffusion 1.x (CLIP ViT-L/14): 123,060,480 parameters.
     pub fn clip_l() -> Self {
         Self {
-            architectures: vec!["CLIPTextModel".to_owned()],
+            architectures: Some(vec!["CLIPTextModel".to_owned()]),
             vocab_size: 49408,
             hidden_size: 768,
             intermediate_size: 3072,
@@ -108,7 +105,7 @@ impl TextConfig {
 
     /// Whether the tower ends in a projection.
     pub fn has_projection(&self) -> bool {
-        self.architectures.iter().any(|name| name.ends_with("WithProjection"))
+        self.architectures.iter().flatten().any(|name| name.ends_with("WithProjection"))
     }
 }
 
@@ -116,7 +113,6 @@ impl VisionConfig {
     /// OpenCLIP ViT-H/14, the encoder of most published adapters: 632,076,800 parameters.
     pub fn vit_h() -> Self {
         Self {
-            architectures: vec!["CLIPVisionModelWithProjection".to_owned()],
             hidden_size: 1280,
             intermediate_size: 5120,
             num_hidden_layers: 32,
@@ -142,8 +138,14 @@ impl VisionConfig {
     }
 }
 
-fn check_tower(width: i64, heads: i64, layers: i64) -> Result<(), String> {
-    if width < 1 || heads < 1 || layers < 1 || width % heads != 0 {
+// Far above every published model, far below what exhausts a machine before the weights are even looked at.
+const MAX_WIDTH: i64 = 65_536;
+const MAX_LAYERS: i64 = 1024;
+const MAX_ENTRIES: i64 = 10_000_000;
+
+fn check_tower(width: i64, feed_forward: i64, heads: i64, layers: i64) -> Result<(), String> {
+    let fits = |width: i64| (1..=MAX_WIDTH).contains(&width);
+    if !fits(width) || !fits(feed_forward) || heads < 1 || width % heads != 0 || !(1..=MAX_LAYERS).contains(&layers) {
         return Err(format!("{layers} layers of width {width} with {heads} heads do not make a tower"));
     }
     Ok(())
@@ -151,9 +153,10 @@ fn check_tower(width: i64, heads: i64, layers: i64) -> Result<(), String> {
 
 impl ipa_core::Config for TextConfig {
     fn check(&self) -> Result<(), String> {
-        check_tower(self.hidden_size, self.num_attention_heads, self.num_hidden_layers)?;
-        if self.vocab_size < 1 || self.max_position_embeddings < 1 || self.projection_dim < 1 {
-            return Err("`vocab_size`, `max_position_embeddings` and `projection_dim` must be at least 1".to_owned());
+        check_tower(self.hidden_size, self.intermediate_size, self.num_attention_heads, self.num_hidden_layers)?;
+        let fits = |entries: i64| (1..=MAX_ENTRIES).contains(&entries);
+        if !fits(self.vocab_size) || !fits(self.max_position_embeddings) || !fits(self.projection_dim) {
+            return Err("`vocab_size`, `max_position_embeddings` or `projection_dim` is out of range".to_owned());
         }
         Ok(())
     }
@@ -161,8 +164,9 @@ impl ipa_core::Config for TextConfig {
 
 impl ipa_core::Config for VisionConfig {
     fn check(&self) -> Result<(), String> {
-        check_tower(self.hidden_size, self.num_attention_heads, self.num_hidden_layers)?;
-        if self.patch_size < 1 || self.image_size < self.patch_size || self.projection_dim < 1 {
+        check_tower(self.hidden_size, self.intermediate_size, self.num_attention_heads, self.num_hidden_layers)?;
+        let fits = (1..=MAX_WIDTH).contains(&self.projection_dim) && self.image_size <= MAX_WIDTH;
+        if self.patch_size < 1 || self.image_size < self.patch_size || !fits {
             return Err(format!("patches of {} px do not fit {} px", self.patch_size, self.image_size));
         }
         Ok(())

@@ -34,7 +34,7 @@ impl ClipConfig {
     fn towers(&self) -> (TextConfig, VisionConfig) {
         let (mut text, mut vision) = (self.text_config.clone(), self.vision_config.clone());
         (text.projection_dim, vision.projection_dim) = (self.projection_dim, self.projection_dim);
-        text.architectures = vec!["CLIPTextModelWithProjection".to_owned()];
+        text.architectures = Some(vec!["CLIPTextModelWithProjection".to_owned()]);
         (text, vision)
     }
 }

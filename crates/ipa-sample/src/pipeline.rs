@@ -45,10 +45,10 @@ pub enum PipelineError {
         /// The model's folder.
         model: PathBuf,
     },
-    /// The sampler, the model's own or the request's, is not built.
-    #[error("the sampler `{name}` is not built yet: use `--scheduler ddim`")]
+    /// The model's sampler is not built.
+    #[error("the model's own sampler `{name}` is not built yet: use `--scheduler ddim`")]
     Sampler {
-        /// As in scheduler_config.json or the request.
+        /// As in scheduler_config.json.
         name: String,
     },
     /// The schedule has fields that are not computed.
@@ -263,9 +263,16 @@ impl Pipeline {
     }
 
     fn sampler(&self, request: &GenerateRequest) -> Result<Ddim, PipelineError> {
-        let name = request.scheduler.as_deref().unwrap_or(&self.scheduler.class_name);
-        if !matches!(name, "ddim" | "DDIMScheduler") {
-            return Err(PipelineError::Sampler { name: name.to_owned() });
+        match &request.scheduler {
+            Some(name) if name != "ddim" => {
+                return Err(
+                    RequestError::Field { field: "scheduler", value: name.clone(), allowed: "choose ddim" }.into()
+                );
+            }
+            None if self.scheduler.class_name != "DDIMScheduler" => {
+                return Err(PipelineError::Sampler { name: self.scheduler.class_name.clone() });
+            }
+            _ => {}
         }
         if request.num_steps as i64 > self.schedule.len() {
             let allowed = "choose at most the model's number of training timesteps";
@@ -325,7 +332,9 @@ fn check_schedule(config: &SchedulerConfig) -> Result<(), PipelineError> {
     ];
     match unbuilt.into_iter().find(|(_, set)| *set) {
         Some((field, _)) => Err(PipelineError::Schedule { field }),
-        None if config.num_train_timesteps < 1 => Err(PipelineError::Schedule { field: "num_train_timesteps" }),
+        None if !(1..=1_000_000).contains(&config.num_train_timesteps) => {
+            Err(PipelineError::Schedule { field: "num_train_timesteps" })
+        }
         None => Ok(()),
     }
 }

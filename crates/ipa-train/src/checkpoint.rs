@@ -20,24 +20,42 @@ pub(crate) const CONFIG: &str = "training.json";
 /// Writes `folder/checkpoint-<step>`: first under another name, renamed when all of it is on the disk.
 pub(crate) fn save(folder: &Path, adapter: &IpAdapter, optimizer: &AdamW, identity: &Value) -> Result<(), TrainError> {
     let name = format!("checkpoint-{}", optimizer.steps());
-    let (partial, whole) = (folder.join(format!("{name}.tmp")), folder.join(&name));
-    let failed = |path: &Path, source| FormatError::Write { path: path.into(), source };
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(|source| failed(&partial, source))?;
+    let partial = folder.join(format!("{name}.tmp"));
+    let saved = write(&partial, &folder.join(&name), adapter, optimizer, identity);
+    if saved.is_err() {
+        // What remains of it is of no use; that it could not be written is what matters.
+        let _ = fs::remove_dir_all(&partial);
     }
-    fs::create_dir_all(&partial).map_err(|source| failed(&partial, source))?;
+    saved?;
+    // The rename is on the disk once the folder is.
+    #[cfg(unix)]
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| failed(folder, source))?;
+    Ok(())
+}
+
+fn failed(path: &Path, source: std::io::Error) -> FormatError {
+    FormatError::Write { path: path.into(), source }
+}
+
+fn write(
+    partial: &Path,
+    whole: &Path,
+    adapter: &IpAdapter,
+    optimizer: &AdamW,
+    identity: &Value,
+) -> Result<(), TrainError> {
+    if partial.exists() {
+        fs::remove_dir_all(partial).map_err(|source| failed(partial, source))?;
+    }
+    fs::create_dir_all(partial).map_err(|source| failed(partial, source))?;
     adapter.save(&partial.join(ADAPTER), Kind::Float, None)?;
     save_tensors(&partial.join(OPTIMIZER), optimizer.state(), None)?;
     let text = format!("{identity:#}\n");
     write_atomically(&partial.join(CONFIG), |file: &mut dyn Write| file.write_all(text.as_bytes()))?;
     if whole.exists() {
-        fs::remove_dir_all(&whole).map_err(|source| failed(&whole, source))?;
+        fs::remove_dir_all(whole).map_err(|source| failed(whole, source))?;
     }
-    fs::rename(&partial, &whole).map_err(|source| failed(&whole, source))?;
-    // The rename is on the disk once the folder is.
-    #[cfg(unix)]
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| failed(folder, source))?;
-    Ok(())
+    Ok(fs::rename(partial, whole).map_err(|source| failed(whole, source))?)
 }
 
 /// The checkpoint of most steps in `folder`, if there is one.

@@ -111,6 +111,11 @@ impl Dataset {
         }
     }
 
+    /// The list.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()

@@ -179,7 +179,12 @@ impl<'a> Trainer<'a> {
         let rows = (0..dataset.len()).map(encode).collect::<Result<Vec<_>, _>>()?;
         let empty_text = models.text_embeds("").map_err(EncodeError::from)?.to_device(tch::Device::Cpu);
         let decay = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-        let identity = json!({ "config": config, "rows": dataset.len(), "initialized": init_adapter.is_some() });
+        let digest = |path: &Path| ipa_formats::sha256_file(path);
+        let identity = json!({
+            "config": config,
+            "data": digest(dataset.path())?,
+            "init_adapter": init_adapter.map(digest).transpose()?,
+        });
         let optimizer = AdamW::new(adapter.variables(), decay);
         Ok(Self { models, rows, empty_text: empty_text.to_kind(Kind::Float), config, identity, adapter, optimizer })
     }
@@ -234,6 +239,7 @@ impl<'a> Trainer<'a> {
                 checkpoint::save(folder, &self.adapter, &self.optimizer, &self.identity)?;
             }
             if progress(Progress { step, steps, loss }).is_break() {
+                checkpoint::save(folder, &self.adapter, &self.optimizer, &self.identity)?;
                 return Err(TrainError::Interrupted { step });
             }
         }

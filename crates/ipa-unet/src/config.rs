@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+// Far above every published model, far below what exhausts a machine before the weights are even looked at.
+const MAX_WIDTH: i64 = 65_536;
+const MAX_LAYERS: i64 = 64;
+
 /// Sizes of a `UNet2DConditionModel`, as published in `unet/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnetConfig {
@@ -145,7 +149,7 @@ impl UnetConfig {
             return Err(format!("block type `{unknown}` is not one of Stable Diffusion 1.x"));
         }
         let fits = |width: i64| {
-            width > 0
+            (1..=MAX_WIDTH).contains(&width)
                 && self.norm_num_groups > 0
                 && width % self.norm_num_groups == 0
                 && self.attention_head_dim > 0
@@ -153,7 +157,7 @@ impl UnetConfig {
         };
         match self.block_out_channels.iter().find(|&&width| !fits(width)) {
             Some(width) => Err(format!(
-                "{width} channels cannot be split into {} groups and {} heads",
+                "{width} channels are too many or cannot be split into {} groups and {} heads",
                 self.norm_num_groups, self.attention_head_dim
             )),
             None => Ok(()),
@@ -164,8 +168,16 @@ impl UnetConfig {
 impl ipa_core::Config for UnetConfig {
     fn check(&self) -> Result<(), String> {
         self.check_levels()?;
-        if self.layers_per_block < 1 || self.in_channels < 1 || self.out_channels < 1 || self.cross_attention_dim < 1 {
-            return Err("sizes must be at least 1".to_owned());
+        let widths = [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("cross_attention_dim", self.cross_attention_dim),
+        ];
+        if let Some((name, width)) = widths.into_iter().find(|(_, width)| !(1..=MAX_WIDTH).contains(width)) {
+            return Err(format!("`{name}` is {width}; expected 1 to {MAX_WIDTH}"));
+        }
+        if !(1..=MAX_LAYERS).contains(&self.layers_per_block) {
+            return Err(format!("`layers_per_block` is {}; expected 1 to {MAX_LAYERS}", self.layers_per_block));
         }
         let expected = [
             ("act_fn", serde_json::json!("silu")),

@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+// Far above every published model, far below what exhausts a machine before the weights are even looked at.
+const MAX_WIDTH: i64 = 65_536;
+const MAX_LAYERS: i64 = 64;
+
 /// Sizes of an `AutoencoderKL`, as published in `vae/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VaeConfig {
@@ -62,11 +66,23 @@ impl ipa_core::Config for VaeConfig {
         if self.block_out_channels.is_empty() || self.block_out_channels.len() > 8 {
             return Err(format!("`block_out_channels` has {} levels; expected 1 to 8", self.block_out_channels.len()));
         }
-        let fits = |channels: &i64| *channels > 0 && self.norm_num_groups > 0 && channels % self.norm_num_groups == 0;
+        let fits = |channels: &i64| {
+            (1..=MAX_WIDTH).contains(channels) && self.norm_num_groups > 0 && channels % self.norm_num_groups == 0
+        };
         match self.block_out_channels.iter().find(|channels| !fits(channels)) {
-            Some(channels) => Err(format!("{channels} channels cannot be split into {} groups", self.norm_num_groups)),
-            None if self.latent_channels < 1 || self.layers_per_block < 1 => {
-                Err("`latent_channels` and `layers_per_block` must be at least 1".to_owned())
+            Some(channels) => {
+                Err(format!("{channels} channels are too many or cannot be split into {} groups", self.norm_num_groups))
+            }
+            None if !(1..=MAX_WIDTH).contains(&self.latent_channels)
+                || !(1..=MAX_LAYERS).contains(&self.layers_per_block) =>
+            {
+                Err("`latent_channels` or `layers_per_block` is out of range".to_owned())
+            }
+            None if ![self.in_channels, self.out_channels]
+                .iter()
+                .all(|channels| (1..=MAX_WIDTH).contains(channels)) =>
+            {
+                Err("`in_channels` or `out_channels` is out of range".to_owned())
             }
             None => Ok(()),
         }

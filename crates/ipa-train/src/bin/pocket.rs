@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ipa_clip::{ClipModel, ClipTokenizer, TextTower};
 use ipa_core::tch::{Device, Kind};
+use ipa_formats::write_atomically;
 use ipa_sample::{ImageEncoder, NoiseSchedule, Pipeline, SchedulerConfig};
 use ipa_train::pretrain::{Recipe, Stage, adapter, clip, export, scores, unet, vae, vocabulary};
 use ipa_unet::Unet;
@@ -149,8 +150,8 @@ impl Workshop {
         })?;
         let text = serde_json::to_string_pretty(&scored.scores)?;
         println!("{text}");
-        std::fs::write(self.folder.join("scores.json"), text)?;
-        Ok(scored.sheet.save(self.folder.join("samples.png"))?)
+        write_atomically(&self.folder.join("scores.json"), |file| file.write_all(text.as_bytes()))?;
+        Ok(ipa_sample::write_png(&self.folder.join("samples.png"), &scored.sheet, &serde_json::Value::Null)?)
     }
 }
 

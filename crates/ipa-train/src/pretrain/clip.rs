@@ -18,7 +18,7 @@ const PIXEL_NOISE: f64 = 0.04;
 /// The text tower's sizes for a token table of `vocab_size`.
 pub fn text_config(vocab_size: i64) -> TextConfig {
     TextConfig {
-        architectures: vec!["CLIPTextModelWithProjection".to_owned()],
+        architectures: Some(vec!["CLIPTextModelWithProjection".to_owned()]),
         vocab_size,
         hidden_size: 128,
         intermediate_size: 512,

@@ -58,7 +58,10 @@ pub fn encoders(model: &Path, towers: &Towers, vocab_size: i64) -> Result<(), We
     let mut text = text_json(vocab_size);
     extend(&mut text, json!({ "architectures": ["CLIPTextModel"], "model_type": "clip_text_model" }));
     let mut vision = vision_json();
-    extend(&mut vision, json!({ "model_type": "clip_vision_model" }));
+    extend(
+        &mut vision,
+        json!({ "architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model" }),
+    );
     let variables = half(towers);
     for (prefix, folder, json) in [("text.", "text_encoder", &text), ("vision.", "image_encoder", &vision)] {
         let folder = model.join(folder);

@@ -1,0 +1,245 @@
+//! `ipa generate`, from its arguments to the files it leaves.
+//! Reference values: tests/fixtures/pictures.py
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::Path;
+
+use image::RgbImage;
+use serde_json::{Value, json};
+use support::Ipa;
+use support::files::{
+    assert_empty, edit_json, entries_below, fixture, make_model, read_json, read_values, relative_error, tiny_sd,
+};
+
+/// Rounding differs by 1e-6 in one call of the UNet and is guided, hence amplified, at every step.
+const LATENTS_TOLERANCE: f64 = 1e-3;
+/// Levels of 255.
+const PICTURE_TOLERANCE: u8 = 2;
+
+/// Fields of tests/fixtures/pictures/cases.json and the flags that set them.
+const FLAGS: [(&str, &str); 9] = [
+    ("prompt", "--prompt"),
+    ("negative_prompt", "--negative-prompt"),
+    ("scale", "--scale"),
+    ("guidance_scale", "--guidance-scale"),
+    ("steps", "--steps"),
+    ("seed", "--seed"),
+    ("num_images", "--num-images"),
+    ("width", "--width"),
+    ("height", "--height"),
+];
+
+/// The call that asks for what diffusers drew as `name`.
+fn case(name: &str) -> Ipa {
+    let cases = read_json(&fixture("pictures/cases.json"));
+    let case = cases.as_array().unwrap().iter().find(|case| case["name"] == name).unwrap();
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let set = |command: Ipa, (field, flag): (&str, &str)| command.with(flag, text(&case[field]));
+    let command = FLAGS.into_iter().fold(Ipa::on("generate", &tiny_sd("")), set);
+    match case["image"].as_str() {
+        Some(image) => command.with_reference().with("--image", fixture("pictures").join(image)),
+        None => command,
+    }
+}
+
+fn open(path: &Path) -> RgbImage {
+    image::open(path).unwrap().into_rgb8()
+}
+
+/// The largest difference of any channel of any pixel.
+fn levels_apart(found: &RgbImage, expected: &RgbImage) -> u8 {
+    assert_eq!(found.dimensions(), expected.dimensions());
+    found.as_raw().iter().zip(expected.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
+/// Asserts that the program writes the latents and the `num` pictures of diffusers, and nothing else.
+#[track_caller]
+fn assert_drawn_as_diffusers_does(name: &str, num: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let (pictures, latents) = (folder.path().join("pictures"), folder.path().join("latents.safetensors"));
+    let output = if num == 1 { pictures.join("000.png") } else { pictures.clone() };
+    case(name).with("--output", output).with("--save-latents", &latents).run().done();
+
+    let found = read_values(&latents);
+    assert!(found.keys().eq(["latents"]));
+    let expected = &read_values(&fixture(&format!("pictures/{name}.safetensors")))["latents"];
+    assert_eq!(found["latents"].shape, expected.shape);
+    let error = relative_error(&found["latents"].values, &expected.values);
+    assert!(error <= LATENTS_TOLERANCE, "relative error {error:.2e}");
+
+    let names: Vec<String> = (0..num).map(|index| format!("{index:03}.png")).collect();
+    assert_eq!(entries_below(&pictures), names);
+    for file in names {
+        let expected = open(&fixture(&format!("pictures/{name}_{file}")));
+        let apart = levels_apart(&open(&pictures.join(&file)), &expected);
+        assert!(apart <= PICTURE_TOLERANCE, "{file} is {apart} levels apart");
+    }
+}
+
+/// The request that a picture carries.
+fn request_of(picture: &Path) -> Value {
+    let reader = png::Decoder::new(BufReader::new(File::open(picture).unwrap())).read_info().unwrap();
+    let chunks = &reader.info().utf8_text;
+    let chunk = chunks.iter().find(|chunk| chunk.keyword == "ipa_request").unwrap();
+    serde_json::from_str(&chunk.get_text().unwrap()).unwrap()
+}
+
+#[test]
+fn a_picture_of_text_is_diffusers_own() {
+    assert_drawn_as_diffusers_does("text_only", 1);
+}
+
+#[test]
+fn a_picture_after_a_reference_is_diffusers_own() {
+    assert_drawn_as_diffusers_does("size_104x72", 1);
+}
+
+#[test]
+fn several_pictures_are_numbered_in_sampling_order() {
+    assert_drawn_as_diffusers_does("three_images", 3);
+}
+
+#[test]
+fn one_picture_goes_to_the_file_named_at_the_models_own_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("new/red.png");
+    let command = Ipa::on("generate", &tiny_sd("")).with("--prompt", "a red circle").with("--steps", "1");
+    command.with("--output", &output).run().done();
+    assert_eq!(entries_below(folder.path()), ["new", "new/red.png"]);
+    assert_eq!(open(&output).dimensions(), (128, 128));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_another_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, again, other] = ["first.png", "again.png", "other.png"].map(|name| folder.path().join(name));
+    for (output, seed) in [(&first, "5"), (&again, "5"), (&other, "6")] {
+        Ipa::generate(&tiny_sd(""), output).with_reference().with("--seed", seed).run().done();
+    }
+    assert!(fs::read(&first).unwrap() == fs::read(&again).unwrap());
+    assert_ne!(open(&first), open(&other));
+}
+
+#[test]
+fn json_is_one_object_a_picture_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = Ipa::generate(&tiny_sd(""), folder.path()).with("--num-images", "2").with("--seed", "7");
+    let lines = command.and("--json").run().done().json_lines();
+    assert_eq!(lines.len(), 2);
+    for (index, line) in lines.iter().enumerate() {
+        let file = folder.path().join(format!("{index:03}.png"));
+        assert_eq!(line["file"], json!(file));
+        assert_eq!([&line["index"], &line["seed"]], [&json!(index), &json!(7)]);
+        assert_eq!([&line["width"], &line["height"]], [&json!(64), &json!(64)]);
+    }
+}
+
+#[test]
+fn a_pictures_own_request_draws_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, again] = ["first.png", "again.png"].map(|name| folder.path().join(name));
+    let command = Ipa::generate(&tiny_sd(""), &first).with_reference().with("--scale", "0.55").with("--seed", "9");
+    command.with("--negative-prompt", "\"no\"\tstar, señor").run().done();
+
+    let mut request = request_of(&first);
+    assert_eq!([&request["seed"], &request["scale"]], [&json!(9), &json!(0.55)]);
+    assert_eq!(request["negative_prompt"], "\"no\"\tstar, señor");
+    request.as_object_mut().unwrap().retain(|_, value| !value.is_null()); // TOML leaves out what is not set
+    let file = folder.path().join("request.toml");
+    fs::write(&file, toml::to_string(&request).unwrap()).unwrap();
+    let command = Ipa::on("generate", &tiny_sd("")).with("--adapter", tiny_sd("ip_adapter.safetensors"));
+    command.with("--request", &file).with("--output", &again).run().done();
+    assert!(fs::read(&first).unwrap() == fs::read(&again).unwrap());
+}
+
+#[test]
+fn flags_go_before_the_request_file_whose_paths_start_at_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, image, output] = ["request.toml", "look.png", "out.png"].map(|name| folder.path().join(name));
+    fs::copy(fixture("pictures/wide.png"), &image).unwrap();
+    let text = "prompt = \"a star\"\nimages = [\"look.png\"]\nseed = 1\nnum_steps = 2\nwidth = 64\nheight = 72\n";
+    fs::write(&file, text).unwrap();
+    let command = Ipa::on("generate", &tiny_sd("")).with("--adapter", tiny_sd("ip_adapter.safetensors"));
+    command.with("--request", &file).with("--seed", "42").with("--width", "72").with("--output", &output).run().done();
+
+    let request = request_of(&output);
+    assert_eq!([&request["seed"], &request["width"]], [&json!(42), &json!(72)]);
+    assert_eq!([&request["prompt"], &request["images"]], [&json!("a star"), &json!([image])]);
+    assert_eq!([&request["num_steps"], &request["height"]], [&json!(2), &json!(72)]);
+    assert_eq!(open(&output).dimensions(), (72, 72));
+}
+
+#[test]
+fn values_out_of_range_and_unknown_names_are_wrong_arguments() {
+    let folder = tempfile::tempdir().unwrap();
+    for (flag, value, words) in [
+        ("--width", "100", ["width", "multiple of 8"]),
+        ("--height", "0", ["height", "multiple of 8"]),
+        ("--steps", "0", ["steps", "1 to 1000"]),
+        ("--num-images", "0", ["num_images", "1 to 1000"]),
+        ("--scale", "nan", ["scale", "NaN"]),
+        ("--scheduler", "euler", ["--scheduler", "ddim"]),
+        ("--device", "gpu", ["`gpu`", "cuda:N"]),
+        ("--dtype", "f8", ["`f8`", "bf16"]),
+    ] {
+        let command = Ipa::generate(&tiny_sd(""), &folder.path().join("out.png")).with(flag, value);
+        command.run().refused(2, &words);
+        assert_empty(folder.path());
+    }
+}
+
+#[test]
+fn arguments_that_do_not_go_together_are_refused_with_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.png");
+    let nothing = Ipa::on("generate", &tiny_sd("")).with("--output", &output);
+    let text = Ipa::generate(&tiny_sd(""), &output);
+    let (adapter, image) = (tiny_sd("ip_adapter.safetensors"), fixture("pictures/wide.png"));
+    for (command, words) in [
+        (nothing, ["--prompt", "--image"]),
+        (text.clone().with("--image", image), ["no adapter", "--adapter"]),
+        (text.clone().with("--adapter", adapter), ["reference image", "--image"]),
+        (text.clone().with("--output", folder.path()), ["--output", "folder"]),
+        (text.clone().with("--output", folder.path().join("out.jpg")), ["--output", "png"]),
+        (text.with("--num-images", "2"), ["--output", "need a folder"]),
+    ] {
+        command.run().refused(2, &words);
+        assert_empty(folder.path());
+    }
+}
+
+#[test]
+fn a_request_file_with_a_typing_error_is_refused_by_file_and_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("request.toml");
+    fs::write(&file, "prompt = \"a star\"\nstepps = 3\n").unwrap();
+    let command = Ipa::on("generate", &tiny_sd("")).with("--output", folder.path().join("out.png"));
+    command.with("--request", &file).run().refused(2, &["request.toml", "stepps"]);
+    assert_eq!(entries_below(folder.path()), ["request.toml"]);
+}
+
+#[test]
+fn a_request_file_with_an_unknown_sampler_is_refused_as_the_flag_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("request.toml");
+    fs::write(&file, "scheduler = \"euler\"\n").unwrap();
+    let command = Ipa::generate(&tiny_sd(""), &folder.path().join("out.png"));
+    command.with("--request", &file).run().refused(2, &["scheduler", "`euler`", "ddim"]);
+}
+
+#[test]
+fn a_model_with_a_sampler_of_its_own_needs_ddim_named() {
+    let model = make_model();
+    edit_json(&model.path().join("scheduler/scheduler_config.json"), |config| {
+        config["_class_name"] = json!("PNDMScheduler");
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let command = Ipa::generate(model.path(), &folder.path().join("out.png"));
+    command.clone().run().refused(1, &["PNDMScheduler", "--scheduler ddim"]);
+    assert_empty(folder.path());
+    command.with("--scheduler", "ddim").run().done();
+}

@@ -1,0 +1,178 @@
+//! `ipa train`: what it writes, and that a run can be repeated and resumed to the byte.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use ipa_formats::SafetensorsFile;
+use serde_json::{Value, json};
+use support::Ipa;
+use support::files::{assert_empty, copy_folder, entries_below, read_values, shapes, tiny_sd, two_pictures};
+
+/// The step size of the recipe.
+const LEARNING_RATE: f32 = 1e-4;
+
+/// Six steps on two pictures, saved after every second.
+fn six_steps(data: &Path, output: &Path) -> Ipa {
+    Ipa::train(data, output).with("--epochs", "3").with("--save-steps", "2")
+}
+
+/// The steps of the checkpoints in a folder.
+fn checkpoints(folder: &Path) -> Vec<u64> {
+    let entries = entries_below(folder);
+    let steps = entries.iter().filter_map(|entry| entry.strip_prefix("checkpoint-")?.parse().ok());
+    let mut steps: Vec<u64> = steps.collect();
+    steps.sort_unstable();
+    steps
+}
+
+/// Asserts that two folders hold the same files with the same bytes.
+#[track_caller]
+fn assert_same_files(found: &Path, expected: &Path) {
+    let entries = entries_below(expected);
+    assert_eq!(entries_below(found), entries);
+    for entry in entries.iter().filter(|entry| expected.join(entry).is_file()) {
+        assert!(fs::read(found.join(entry)).unwrap() == fs::read(expected.join(entry)).unwrap(), "{entry} differs");
+    }
+}
+
+/// What a finished adapter notes about its training.
+fn notes(adapter: &Path) -> Value {
+    let file = SafetensorsFile::open(adapter).unwrap();
+    serde_json::from_str(&file.metadata()[ipa_formats::METADATA_KEY]).unwrap()
+}
+
+#[test]
+fn without_settings_the_run_is_what_the_help_says_of_the_mini_preset() {
+    let help = Ipa::new("train").and("--help").run().done().stdout;
+    for words in ["10 epochs, one by one, saved every 5 steps", "AdamW", "5 %"] {
+        assert!(help.contains(words), "nothing of `{words}` in {help}");
+    }
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    Ipa::train(data.path(), output.path()).run().done();
+    assert_eq!(checkpoints(output.path()), [5, 10, 15, 20]);
+    let notes = notes(&output.path().join("ip_adapter.safetensors"));
+    assert_eq!(notes["steps"], 20);
+    let (config, expected) = (&notes["config"], [("epochs", json!(10)), ("batch", json!(1)), ("seed", json!(0))]);
+    for (field, value) in expected.into_iter().chain([("learning_rate", json!(1e-4)), ("weight_decay", json!(1e-2))]) {
+        assert_eq!(config[field], value, "{field}");
+    }
+}
+
+#[test]
+fn checkpoints_and_result_are_published_files_that_draw() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    Ipa::train(data.path(), output.path()).with("--epochs", "1").with("--save-steps", "1").run().done();
+    let [first, last] = ["checkpoint-1", "checkpoint-2"].map(|name| output.path().join(name));
+    let [first, last] = [first, last].map(|folder| folder.join("ip_adapter.safetensors"));
+    let result = output.path().join("ip_adapter.safetensors");
+
+    let published = shapes(&tiny_sd("ip_adapter.safetensors"));
+    for file in [&first, &last, &result] {
+        assert_eq!(shapes(file), published, "{}", file.display());
+    }
+    let values = |file: &Path| read_values(file).into_values().flat_map(|tensor| tensor.values).collect::<Vec<_>>();
+    assert_eq!(values(&result), values(&last));
+    assert_ne!(values(&result), values(&first));
+
+    let picture = output.path().join("picture.png");
+    let command = Ipa::generate(&tiny_sd(""), &picture).with_reference();
+    command.with("--adapter", &result).run().done();
+    assert!(picture.is_file());
+}
+
+#[test]
+fn json_is_one_object_a_step_then_the_file() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    let command = Ipa::train(data.path(), output.path()).with("--epochs", "2").with("--batch", "2");
+    let lines = command.and("--json").run().done().json_lines();
+    let [first, second, last] = lines.as_slice() else { panic!("{lines:#?}") };
+    for (step, line) in [(1, first), (2, second)] {
+        assert_eq!([&line["step"], &line["steps"]], [&json!(step), &json!(2)]);
+        assert!(line["loss"].as_f64().unwrap() > 0.0, "{line}");
+    }
+    assert_eq!(last["file"], json!(output.path().join("ip_adapter.safetensors")));
+}
+
+#[test]
+fn equal_seeds_give_equal_files_and_others_others() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    let [first, again, other] = ["first", "again", "other"].map(|name| output.path().join(name));
+    for (folder, seed) in [(&first, "3"), (&again, "3"), (&other, "4")] {
+        six_steps(data.path(), folder).with("--seed", seed).run().done();
+    }
+    assert_same_files(&again, &first);
+    let result = |folder: &Path| fs::read(folder.join("ip_adapter.safetensors")).unwrap();
+    assert!(result(&first) != result(&other));
+}
+
+#[test]
+fn a_resumed_run_is_the_uninterrupted_one() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    let [whole, resumed] = ["whole", "resumed"].map(|name| output.path().join(name));
+    six_steps(data.path(), &whole).run().done();
+    assert_eq!(checkpoints(&whole), [2, 4, 6]);
+
+    copy_folder(&whole.join("checkpoint-2"), &resumed.join("checkpoint-2"));
+    let lines = six_steps(data.path(), &resumed).and("--resume").and("--json").run().done().json_lines();
+    let steps: Vec<u64> = lines.iter().filter_map(|line| line["step"].as_u64()).collect();
+    assert_eq!(steps, [3, 4, 5, 6]);
+    assert_same_files(&resumed, &whole);
+}
+
+#[test]
+fn resuming_with_other_settings_is_refused_and_changes_nothing() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    let [before, run] = ["before", "run"].map(|name| output.path().join(name));
+    six_steps(data.path(), &run).run().done();
+    copy_folder(&run, &before);
+    for (flag, value) in [("--seed", "1"), ("--learning-rate", "0.001"), ("--resolution", "72"), ("--batch", "2")] {
+        let command = six_steps(data.path(), &run).with(flag, value).and("--resume");
+        command.run().refused(1, &["checkpoint-6", "other settings"]);
+        assert_same_files(&run, &before);
+    }
+}
+
+#[test]
+fn resuming_where_there_is_no_checkpoint_is_refused() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    let folder = output.path().join("run");
+    six_steps(data.path(), &folder).and("--resume").run().refused(1, &["no checkpoint", "without `--resume`"]);
+    assert_empty(&folder);
+}
+
+#[test]
+fn an_adapter_to_go_on_from_is_where_the_run_starts() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    let command = Ipa::train(data.path(), output.path()).with("--epochs", "1").with("--batch", "2");
+    command.with("--init-adapter", tiny_sd("ip_adapter.safetensors")).run().done();
+    let start = read_values(&tiny_sd("ip_adapter.safetensors"));
+    let (mut moved, end) = (false, read_values(&output.path().join("ip_adapter.safetensors")));
+    for (name, tensor) in &start {
+        for (before, after) in tensor.values.iter().zip(&end[name].values) {
+            let step = (after - before).abs();
+            // One step of AdamW moves a weight by the step size at most, and decays it by a hundredth of that.
+            assert!(step <= LEARNING_RATE * (1.01 + 0.01 * before.abs()), "{name} moved by {step:.2e}");
+            moved |= step > 0.5 * LEARNING_RATE;
+        }
+    }
+    assert!(moved);
+}
+
+#[test]
+fn settings_out_of_range_are_wrong_arguments() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    for (flag, value, words) in [
+        ("--resolution", "100", ["resolution", "multiple of 8"]),
+        ("--epochs", "0", ["epochs", "at least 1"]),
+        ("--save-steps", "0", ["save_steps", "at least 1"]),
+        ("--learning-rate", "0", ["learning_rate", "above 0"]),
+        ("--dtype", "f16", ["f16", "--dtype"]),
+        ("--preset", "huge", ["--preset", "mini"]),
+    ] {
+        Ipa::train(data.path(), output.path()).with(flag, value).run().refused(2, &words);
+        assert_empty(output.path());
+    }
+}

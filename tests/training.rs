@@ -1,0 +1,268 @@
+//! The reference's training recipe, and the laws a run keeps.
+//! Reference values: tests/fixtures/training.py
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::ControlFlow;
+
+use ipa_adapter::{AdapterConfig, IpAdapter};
+use ipa_clip::load_image;
+use ipa_core::tch::{Kind, Tensor};
+use ipa_core::{Component, save_tensors};
+use ipa_sample::{NoiseSchedule, SchedulerConfig};
+use ipa_train::{
+    AdamW, AdamWConfig, Batch, Dataset, Drops, FrozenModels, Progress, TrainConfig, TrainError, Trainer, drops,
+    training_loss, training_pixels,
+};
+use ipa_unet::{Unet, UnetConfig};
+use serde_json::{Value, json};
+use support::{F32, Fixture, TOLERANCE, assert_close, fixture_path, relative_error, tiny_sd};
+use tempfile::TempDir;
+
+/// Four of the projection, K' and V' of 16 layers.
+const NUM_TENSORS: usize = 4 + 2 * 16;
+const LEARNING_RATE: f64 = 1e-4;
+/// A step moves a parameter by 1e-4, so [`TOLERANCE`] would hide a wrong one; this is four roundings.
+const PARAMETER_TOLERANCE: f64 = 5e-7;
+const ADAPTER: &str = "ip_adapter.safetensors";
+
+/// Draws with what the reference drops at them.
+///
+/// The draws beside a bound differ from it in the last bit alone, which `serde_json` does not keep; `str::parse` does.
+fn expected_drops() -> Vec<(f64, Drops)> {
+    let text = fs::read_to_string(fixture_path("training/dropout.json")).unwrap();
+    let draws = text.lines().filter_map(|line| line.trim().strip_prefix("\"draw\": "));
+    let draws = draws.map(|number| number.trim_end_matches(',').parse::<f64>().unwrap());
+    let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let flag = |row: &Value, name: &str| row[name].as_bool().unwrap();
+    let expected = |row: &Value| Drops { image: flag(row, "drop_image"), text: flag(row, "drop_text") };
+    let drops: Vec<(f64, Drops)> = draws.zip(rows.iter().map(expected)).collect();
+    assert_eq!(drops.len(), rows.len());
+    drops
+}
+
+#[test]
+fn every_draw_drops_what_the_reference_drops() {
+    let expected = expected_drops();
+    assert_eq!(expected.len(), 16);
+    for (draw, expected) in expected {
+        assert_eq!(drops(draw), expected, "{draw:?}");
+    }
+}
+
+#[test]
+fn training_pictures_are_resized_and_cropped_as_the_reference_does() {
+    let fixture = Fixture::open("training/transform");
+    let sizes: Vec<&str> = fixture.names().filter_map(|name| name.strip_suffix(".pixels")).collect();
+    assert_eq!(sizes.len(), 8);
+    for size in sizes {
+        let picture = load_image(&fixture_path(&format!("training/transform_{size}.png"))).unwrap();
+        let pixels = training_pixels(&picture, 32).squeeze_dim(0);
+        // One level of 255 would be 8e-3.
+        let error = relative_error(&pixels, &fixture[&format!("{size}.pixels")]);
+        assert!(error <= 1e-6, "{size}: {error:.2e}");
+    }
+}
+
+fn schedule() -> NoiseSchedule {
+    NoiseSchedule::new(&SchedulerConfig::from_folder(&tiny_sd("scheduler")).unwrap())
+}
+
+/// A batch of the reference, whose second image is dropped, and the models before it.
+struct Step {
+    fixture: Fixture,
+    unet: Component<UnetConfig, Unet>,
+    adapter: IpAdapter,
+    optimizer: AdamW,
+}
+
+impl Step {
+    fn start() -> Self {
+        let fixture = Fixture::open("training/step");
+        let unet = Unet::load_with_variables(&tiny_sd("unet"), F32).unwrap();
+        let before = published_names(&fixture).map(|name| (name.to_owned(), fixture[&format!("before.{name}")].copy()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(ADAPTER);
+        save_tensors(&path, before, None).unwrap();
+        let adapter = IpAdapter::load(&path, &unet.config, F32).unwrap();
+        let optimizer = AdamW::new(adapter.variables(), AdamWConfig::default());
+        Self { fixture, unet, adapter, optimizer }
+    }
+
+    fn loss(&self) -> Tensor {
+        let part = |name: &str| self.fixture[name].copy();
+        let batch = Batch {
+            latents: part("latents"),
+            noise: part("noise"),
+            timesteps: part("timesteps"),
+            text_embeds: part("text_embeds"),
+            image_embeds: part("image_embeds"),
+        };
+        training_loss(&self.unet.model, &self.adapter, &schedule(), &batch).unwrap()
+    }
+}
+
+/// The names of the adapter's tensors.
+fn published_names(fixture: &Fixture) -> impl Iterator<Item = &str> {
+    fixture.names().filter_map(|name| name.strip_prefix("before."))
+}
+
+#[test]
+fn noise_is_added_at_every_samples_own_timestep() {
+    let fixture = Fixture::open("training/step");
+    let noisy = schedule().add_noise(&fixture["latents"], &fixture["noise"], &fixture["timesteps"]);
+    assert_close(&noisy, &fixture["noisy_latents"], TOLERANCE);
+}
+
+#[test]
+fn the_loss_matches() {
+    let step = Step::start();
+    assert_close(&step.loss(), &step.fixture["loss"], TOLERANCE);
+}
+
+/// The reference's own gradients lie up to 3.1e-6 from what it computes in f64.
+#[test]
+fn the_gradient_of_every_adapter_tensor_matches() {
+    let step = Step::start();
+    step.loss().backward();
+    let variables = step.adapter.variables();
+    assert_eq!(variables.len(), NUM_TENSORS);
+    for (name, variable) in &variables {
+        let error = relative_error(&variable.grad(), &step.fixture[&format!("grad.{name}")]);
+        assert!(error <= TOLERANCE, "{name}: {error:.2e}");
+    }
+}
+
+#[test]
+fn the_loss_reaches_no_tensor_of_the_unet() {
+    let step = Step::start();
+    step.loss().backward();
+    for (name, variable) in step.unet.vs.variables() {
+        assert!(!variable.requires_grad() && !variable.grad().defined(), "{name}");
+    }
+}
+
+/// The gradient of `Σ parameter · gradient` is that gradient exactly.
+#[test]
+fn one_step_from_the_references_gradients_gives_its_adapter() {
+    let mut step = Step::start();
+    let variables = step.adapter.variables();
+    let product =
+        |(name, variable): (&String, &Tensor)| (variable * &step.fixture[&format!("grad.{name}")]).sum(Kind::Float);
+    let products: Vec<Tensor> = variables.iter().map(product).collect();
+    Tensor::stack(&products, 0).sum(Kind::Float).backward();
+    step.optimizer.step(LEARNING_RATE);
+    for (name, variable) in step.adapter.variables() {
+        let error = relative_error(&variable, &step.fixture[&format!("after.{name}")]);
+        assert!(error <= PARAMETER_TOLERANCE, "{name}: {error:.2e}");
+    }
+}
+
+#[test]
+fn a_new_adapters_keys_and_values_are_the_unets_own() {
+    let (fixture, unet) = (Fixture::open("training/step"), Unet::load_with_variables(&tiny_sd("unet"), F32).unwrap());
+    let adapter = IpAdapter::new(&AdapterConfig::classic(24, &unet.config), F32);
+    adapter.initialize(&unet.vs.variables(), 0);
+    let variables = adapter.variables();
+    assert!(published_names(&fixture).all(|name| variables.contains_key(name)));
+    let copied: Vec<_> = variables.iter().filter(|(name, _)| name.starts_with("ip_adapter.")).collect();
+    assert_eq!(copied.len(), 2 * 16);
+    for (name, variable) in copied {
+        assert!(variable.equal(&fixture[&format!("before.{name}")]), "{name}");
+    }
+}
+
+/// Three captioned pictures, none square, and their list.
+fn dataset() -> (TempDir, Dataset) {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = ["wide.png", "tall.jpg", "rotated.jpg"].map(|name| {
+        fs::copy(fixture_path("pictures").join(name), folder.path().join(name)).unwrap();
+        json!({ "image_file": name, "text": "a photo of the mascot in a garden" })
+    });
+    let list = folder.path().join("data.json");
+    fs::write(&list, json!(rows).to_string()).unwrap();
+    let dataset = Dataset::open(&list).unwrap();
+    (folder, dataset)
+}
+
+fn models() -> FrozenModels {
+    FrozenModels::load(&tiny_sd(""), None, F32).unwrap()
+}
+
+/// Two steps an epoch, of two rows and one; a checkpoint after every epoch.
+fn start<'a>(models: &'a FrozenModels, dataset: &Dataset, epochs: u64) -> Trainer<'a> {
+    let config = TrainConfig { epochs, batch: 2, save_steps: 2, ..TrainConfig::mini(64) };
+    Trainer::new(models, dataset, config, None, |_| {}).unwrap()
+}
+
+fn go_on(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn copies(tensors: impl IntoIterator<Item = (String, Tensor)>) -> BTreeMap<String, Tensor> {
+    tensors.into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+}
+
+/// All that two steps must not change: the UNet's variables, and what the encoders make of a row.
+fn frozen(models: &FrozenModels, dataset: &Dataset) -> BTreeMap<String, Tensor> {
+    let row = models.encode(dataset, 0, 64).unwrap();
+    let encoded = [
+        ("encoded mean", &row.posterior().mean),
+        ("encoded logvar", &row.posterior().logvar),
+        ("encoded text", row.text_embeds()),
+        ("encoded image", row.image_embeds()),
+    ];
+    let encoded = encoded.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
+    copies(models.unet.vs.variables().into_iter().chain(encoded))
+}
+
+#[test]
+fn training_leaves_everything_but_the_adapter_as_it_was() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let before = frozen(&models, &dataset);
+    start(&models, &dataset, 1).run(out.path(), go_on).unwrap();
+    for (name, tensor) in frozen(&models, &dataset) {
+        assert!(tensor.equal(&before[&name]), "{name}");
+    }
+}
+
+#[test]
+fn training_moves_every_adapter_tensor() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let mut trainer = start(&models, &dataset, 1);
+    let before = copies(trainer.adapter().variables());
+    assert_eq!(before.len(), NUM_TENSORS);
+    trainer.run(out.path(), go_on).unwrap();
+    for (name, tensor) in trainer.adapter().variables() {
+        assert!(!tensor.equal(&before[&name]), "{name}");
+    }
+}
+
+#[test]
+fn a_run_killed_after_a_checkpoint_and_resumed_ends_in_the_same_bytes() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    start(&models, &dataset, 2).run(whole.path(), go_on).unwrap();
+
+    let kill = |progress: Progress| match progress.step {
+        3 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let error = start(&models, &dataset, 2).run(killed.path(), kill).unwrap_err();
+    assert!(matches!(error, TrainError::Interrupted { step: 3 }), "{error:?}");
+    assert!(!killed.path().join(ADAPTER).exists());
+
+    let (mut resumed, mut steps) = (start(&models, &dataset, 2), Vec::new());
+    resumed.resume(killed.path()).unwrap();
+    let note = |progress: Progress| {
+        steps.push(progress.step);
+        ControlFlow::Continue(())
+    };
+    resumed.run(killed.path(), note).unwrap();
+    assert_eq!(steps, [3, 4]); // step 3 again: its work was lost
+    let bytes = |folder: &TempDir| fs::read(folder.path().join(ADAPTER)).unwrap();
+    assert!(bytes(&whole) == bytes(&killed));
+}
