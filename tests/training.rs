@@ -255,6 +255,9 @@ fn a_run_killed_after_a_checkpoint_and_resumed_ends_in_the_same_bytes() {
     assert!(matches!(error, TrainError::Interrupted { step: 3 }), "{error:?}");
     assert!(!killed.path().join(ADAPTER).exists());
 
+    // A kill, unlike a request to stop, leaves what was saved before.
+    fs::remove_dir_all(killed.path().join("checkpoint-3")).unwrap();
+
     let (mut resumed, mut steps) = (start(&models, &dataset, 2), Vec::new());
     resumed.resume(killed.path()).unwrap();
     let note = |progress: Progress| {

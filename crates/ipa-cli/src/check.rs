@@ -147,10 +147,11 @@ pub(crate) fn check(
     for case in cases {
         let request = GenerateRequest { prompt: case.prompt.clone(), ..settings.clone() };
         let references = std::slice::from_ref(&case.reference);
-        let mut generated = pipeline.generate(&request, references, |_| {
+        let drawn = pipeline.generate(&request, references, |_| {
             progress();
             interrupt::flow()
-        })?;
+        });
+        let mut generated = drawn.map_err(|error| interrupt::told(error, "no picture was written"))?;
         let image_cosine = scores::image_cosines(clip, &generated.pictures, references)?[0];
         let text_cosine = scores::text_cosines(clip, &generated.pictures, &[&case.prompt])?[0];
         let picture = generated.pictures.swap_remove(0);

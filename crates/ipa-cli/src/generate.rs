@@ -151,10 +151,11 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
 
     let bar = progress::bar(request.num_steps as u64, "drawing", args.json);
     let started = Instant::now();
-    let generated = pipeline.generate(&request, &references, |step| {
+    let drawn = pipeline.generate(&request, &references, |step| {
         bar.set_position(step as u64);
         interrupt::flow()
-    })?;
+    });
+    let generated = drawn.map_err(|error| interrupt::told(error, "nothing was written"))?;
     let seconds = started.elapsed().as_secs_f64();
     bar.finish_and_clear();
     interrupt::stop_if_requested("nothing was written");

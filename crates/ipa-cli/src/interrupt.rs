@@ -7,6 +7,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
+use ipa_sample::PipelineError;
 
 /// The user stopped the program; says what became of the work so far.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,14 @@ pub(crate) fn requested() -> bool {
 /// For callbacks that may stop what calls them.
 pub(crate) fn flow() -> ControlFlow<()> {
     if requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// What to say of a drawing that failed: if it was stopped, what became of the work so far.
+pub(crate) fn told(error: PipelineError, state: &str) -> anyhow::Error {
+    match error {
+        PipelineError::Interrupted { .. } => Interrupted(state.to_owned()).into(),
+        error => error.into(),
+    }
 }
 
 /// Ends the command if the user wants it to stop; `state` says what became of the work so far.

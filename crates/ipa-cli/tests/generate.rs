@@ -228,7 +228,7 @@ fn a_request_file_with_an_unknown_sampler_is_refused_as_the_flag_is() {
     let file = folder.path().join("request.toml");
     fs::write(&file, "scheduler = \"euler\"\n").unwrap();
     let command = Ipa::generate(&tiny_sd(""), &folder.path().join("out.png"));
-    command.with("--request", &file).run().refused(2, &["scheduler", "`euler`", "ddim"]);
+    command.with("--request", &file).run().refused(2, &["scheduler", "euler", "ddim"]);
 }
 
 #[test]

@@ -158,13 +158,22 @@ pub fn training_pixels(picture: &RgbImage, resolution: u32) -> Tensor {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
     fn refusal(list: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.json");
         std::fs::write(&path, list).unwrap();
-        Dataset::open(&path).unwrap_err().to_string()
+        let error = Dataset::open(&path).unwrap_err();
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}; {error}");
+            cause = error.source();
+        }
+        text
     }
 
     #[test]

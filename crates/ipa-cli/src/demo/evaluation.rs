@@ -114,7 +114,8 @@ pub(crate) fn compare(
 /// Means over the seeds of one reference.
 fn score(pipeline: &Pipeline, clip: &ClipModel, reference: &RgbImage, seed: u64) -> Result<(f64, f64)> {
     let request = GenerateRequest { seed, num_images: NUM_SEEDS, num_steps: NUM_STEPS, ..GenerateRequest::default() };
-    let generated = pipeline.generate(&request, std::slice::from_ref(reference), |_| interrupt::flow())?;
+    let drawn = pipeline.generate(&request, std::slice::from_ref(reference), |_| interrupt::flow());
+    let generated = drawn.map_err(|error| interrupt::told(error, "the trained adapter is kept"))?;
     let references = vec![reference.clone(); generated.pictures.len()];
     let cosines = scores::image_cosines(clip, &generated.pictures, &references)?;
     let found = generated.pictures.iter().filter(|picture| mascot::has_subject_colors(picture)).count();

@@ -58,7 +58,8 @@ pub(crate) fn grid(before: &Pipeline, after: &Pipeline, subject: &Subject, args:
         for (pipeline, scale) in [before, after].into_iter().flat_map(|p| SCALES.map(|scale| (p, scale))) {
             let request = GenerateRequest { scale, seed: args.seed, num_steps: 25, ..GenerateRequest::default() };
             let references = std::slice::from_ref(reference);
-            let mut generated = pipeline.generate(&request, references, |_| interrupt::flow())?;
+            let drawn = pipeline.generate(&request, references, |_| interrupt::flow());
+            let mut generated = drawn.map_err(|error| interrupt::told(error, "the trained adapter is kept"))?;
             row.push(generated.pictures.swap_remove(0));
             bar.inc(1);
         }
