@@ -14,7 +14,7 @@ const EOS: &str = "<|endoftext|>";
 /// Longest prompt in tokens.
 pub const MAX_LENGTH: i64 = 32;
 
-/// Entries of the token table that [`write`] makes for these words.
+/// Entries of the token table that [`write()`] makes for these words.
 pub fn size(words: &[&str]) -> i64 {
     (2 * 256 + merges(words).len() + 2) as i64
 }
