@@ -84,6 +84,7 @@ impl Workshop {
         let scaling_factor = vae::scaling_factor(&self.recipe, &vae);
         let psnr = vae::psnr(&self.recipe, &vae);
         println!("vae: {psnr:.2} dB on held-out scenes, scaling factor {scaling_factor:.5}");
+        vae::narrow_posterior(&vs);
         Ok(export::vae(&self.model(), &vs, &VaeConfig { scaling_factor, ..vae::config() })?)
     }
 
