@@ -56,9 +56,9 @@ pub(crate) struct DemoReport {
     machine: Vec<(&'static str, String)>,
 }
 
-/// More epochs than the preset and a larger step: the pocket model is small and learns in seconds.
+/// The preset for a handful of pictures.
 fn settings(resolution: u32, seed: u64) -> TrainConfig {
-    TrainConfig { epochs: 60, learning_rate: 3e-4, save_steps: 100, seed, ..TrainConfig::mini(resolution) }
+    TrainConfig { seed, ..TrainConfig::mini(resolution) }
 }
 
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
