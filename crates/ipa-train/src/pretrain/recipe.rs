@@ -22,7 +22,7 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// What the bundled weights were made with.
+    /// A full rebuild; docs/pocket.md says where the bundled weights differ.
     pub fn full() -> Self {
         let stage = |batch, steps, learning_rate| StageConfig { batch, steps, learning_rate, warmup: 100, ema: 0.999 };
         Self {
