@@ -28,7 +28,7 @@ pub fn full_caption(scene: &Scene) -> String {
 pub fn main_caption(scene: &Scene) -> String {
     let main = scene.main();
     let fill = (main.fill != Fill::Solid).then(|| main.fill.word());
-    noun_phrase(&[Some(main.color.word()), fill, Some(main.shape.word())])
+    noun_phrase(&[color_word(main), fill, Some(main.shape.word())])
 }
 
 /// Every word captions may contain, the comma included, in a fixed order without repetition.
@@ -121,6 +121,11 @@ impl Mentions {
     }
 }
 
+/// A tint has no word.
+fn color_word(object: &Object) -> Option<&'static str> {
+    object.tint.is_none().then(|| object.color.word())
+}
+
 fn describe(scene: &Scene, mentions: &Mentions) -> String {
     let main = scene.main();
     let fill = match mentions.fill {
@@ -130,7 +135,7 @@ fn describe(scene: &Scene, mentions: &Mentions) -> String {
     };
     let mut caption = noun_phrase(&[
         mentions.size.then(|| main.size.word()),
-        mentions.color.then(|| main.color.word()),
+        mentions.color.then(|| color_word(main)).flatten(),
         fill,
         Some(if mentions.shape { main.shape.word() } else { "shape" }),
     ]);
@@ -232,7 +237,8 @@ mod tests {
     fn shape_is_nearly_always_named_and_color_mostly() {
         let (mut shapes, mut colors) = (0, 0);
         let (mut single, mut total) = (0, 0);
-        for (scene, caption) in captions().filter(|(scene, _)| scene.objects.len() == 1) {
+        let simple = |scene: &Scene| scene.objects.len() == 1 && scene.main().tint.is_none();
+        for (scene, caption) in captions().filter(|(scene, _)| simple(scene)) {
             total += 1;
             let words = words(&caption);
             shapes += usize::from(words.iter().any(|w| w == scene.main().shape.word()));
@@ -246,9 +252,20 @@ mod tests {
     }
 
     #[test]
+    fn no_caption_names_a_color_in_place_of_a_tint() {
+        for (mut scene, _) in captions().take(200) {
+            scene.objects.truncate(1);
+            scene.objects[0].tint = Some([1, 2, 3]);
+            let words = [words(&full_caption(&scene)), words(&main_caption(&scene))].concat();
+            assert!(words.iter().all(|word| Color::ALL.iter().all(|color| word != color.word())));
+        }
+    }
+
+    #[test]
     fn main_captions_name_color_fill_and_shape() {
         let mut scene = Scene::draw_at(0, 0, Split::Train);
         scene.objects[0].color = Color::Orange;
+        scene.objects[0].tint = None;
         scene.objects[0].shape = Shape::Star;
         scene.objects[0].fill = Fill::Striped;
         assert_eq!(main_caption(&scene), "an orange striped star");

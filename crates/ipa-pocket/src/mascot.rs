@@ -1,6 +1,8 @@
 //! The pip: a subject that the base model has never seen, to be learned from five pictures.
 //!
-//! A round teal body with magenta ears and belly: neither its outline nor its colours occur in the rest of the world.
+//! A round teal body with magenta ears and belly: neither its outline nor the hues of its colours occur in the rest of the world.
+
+use std::ops::Range;
 
 use image::RgbImage;
 use rand::RngExt;
@@ -15,6 +17,9 @@ use crate::scene::{Object, Place, Size, Style, draw_center, draw_companions, pic
 pub const TEAL: Rgb = [0, 168, 166];
 /// The colour of ears and belly.
 pub const MAGENTA: Rgb = [214, 0, 140];
+
+/// The hues in degrees that count as the body's and as that of ears and belly; nothing else in the world has them.
+pub(crate) const HUES: [Range<f32>; 2] = [163.0..197.0, 300.0..342.0];
 
 const SEED: u64 = 0x0070_6970;
 const PURPOSE: u64 = 4;
@@ -100,8 +105,8 @@ pub fn color_presence(picture: &RgbImage) -> f64 {
         });
         count.count() as f64 / num_pixels
     };
-    let teal = share(|hue, saturation, value| (163.0..197.0).contains(&hue) && saturation > 0.6 && value > 0.35);
-    let magenta = share(|hue, saturation, value| (300.0..342.0).contains(&hue) && saturation > 0.68 && value > 0.4);
+    let teal = share(|hue, saturation, value| HUES[0].contains(&hue) && saturation > 0.6 && value > 0.35);
+    let magenta = share(|hue, saturation, value| HUES[1].contains(&hue) && saturation > 0.68 && value > 0.4);
     let of_small_pip = |share: f64, full: f64| (share / full).min(1.0);
     (of_small_pip(teal, SMALL_TEAL) * of_small_pip(magenta, SMALL_MAGENTA)).sqrt()
 }

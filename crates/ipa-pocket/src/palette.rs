@@ -97,6 +97,16 @@ impl Background {
     }
 }
 
+/// A colour of hue in degrees, saturation and value in `[0, 1]`.
+pub(crate) fn from_hsv(hue: f32, saturation: f32, value: f32) -> Rgb {
+    let channel = |offset: f32| {
+        let at = (offset + hue / 60.0).rem_euclid(6.0);
+        let depth = at.min(4.0 - at).clamp(0.0, 1.0);
+        (255.0 * value * (1.0 - saturation * depth)).round() as u8
+    };
+    [5.0, 3.0, 1.0].map(channel)
+}
+
 /// Squared Euclidean distance in sRGB.
 pub(crate) fn distance2(a: [f32; 3], b: [f32; 3]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()

@@ -96,7 +96,7 @@ impl Canvas {
     /// Draws one of the eight shapes.
     pub(crate) fn object(&mut self, object: &Object, style: Style) {
         let frame = Frame::of(object);
-        let color = float(object.color.rgb());
+        let color = float(object.rgb());
         let softness = 0.5 / (frame.radius * self.mask.width() as f32);
         self.area(polygons(object.shape, object.fill), frame, style, |u, v| {
             let paper = match object.fill {

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 pub use crate::palette::{Background, Color};
+use crate::palette::{Rgb, from_hsv};
 
 /// The outline of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -191,8 +192,11 @@ pub struct Object {
     pub shape: Shape,
     /// Its extent.
     pub size: Size,
-    /// Its colour.
+    /// Its colour, unless it has a tint.
     pub color: Color,
+    /// A colour that no word names, in place of `color`: only an image prompt can ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tint: Option<Rgb>,
     /// Its inside.
     pub fill: Fill,
     /// Centre from the left, as a fraction of the picture's width.
@@ -202,6 +206,11 @@ pub struct Object {
 }
 
 impl Object {
+    /// The colour as painted in the flat style.
+    pub fn rgb(&self) -> Rgb {
+        self.tint.unwrap_or_else(|| self.color.rgb())
+    }
+
     /// The place its centre is nearest to.
     pub fn place(&self) -> Place {
         let (dx, dy) = (self.x - 0.5, self.y - 0.5);
@@ -243,6 +252,9 @@ pub fn is_held_out(shape: Shape, color: Color) -> bool {
     (5 * shape as usize + color as usize + 3).is_multiple_of(8)
 }
 
+/// How many of 100 training scenes have a main object of a colour without a name.
+const TINTED_PERCENT: u32 = 30;
+
 impl Scene {
     /// The scene at `index` of the endless row that `seed` and `split` name.
     ///
@@ -253,7 +265,7 @@ impl Scene {
             Split::HeldOut => 2,
         };
         let mut rng = rng_at(seed, index, purpose);
-        let main = draw_main(&mut rng, split);
+        let mut main = draw_main(&mut rng, split);
         let background = pick(&mut rng, &Background::ALL);
         let style = pick(&mut rng, &Style::ALL);
         let num_companions = match rng.random_range(0..100_u32) {
@@ -262,6 +274,9 @@ impl Scene {
             _ => 2,
         };
         let companions = draw_companions(&mut rng, main.x, main.y, main.size.radius(), num_companions);
+        // Last, so that it changes nothing else of a scene.
+        main.tint =
+            (split == Split::Train && rng.random_range(0..100_u32) < TINTED_PERCENT).then(|| draw_tint(&mut rng));
         let objects = std::iter::once(main).chain(companions).collect();
         Self { background, style, objects }
     }
@@ -321,6 +336,7 @@ pub(crate) fn draw_companions(
             shape,
             size: Size::Tiny,
             color,
+            tint: None,
             fill: Fill::Solid,
             x: x + (rng.random::<f32>() - 0.5) * 0.02,
             y: y + (rng.random::<f32>() - 0.5) * 0.02,
@@ -334,7 +350,20 @@ fn draw_main(rng: &mut ChaCha8Rng, split: Split) -> Object {
     let size = pick(rng, &Size::MAIN);
     let place = pick(rng, &Place::ALL);
     let (x, y) = draw_center(rng, place, size.radius());
-    Object { shape, size, color, fill: draw_fill(rng, shape), x, y }
+    Object { shape, size, color, tint: None, fill: draw_fill(rng, shape), x, y }
+}
+
+/// Any hue but the mascot's two.
+///
+/// Without tints a model knows eight colours and none between; with them it can learn a ninth from five pictures.
+fn draw_tint(rng: &mut ChaCha8Rng) -> Rgb {
+    loop {
+        let hue = rng.random_range(0.0..360.0_f32);
+        let tint = from_hsv(hue, rng.random_range(0.65..1.0), rng.random_range(0.5..1.0));
+        if !crate::mascot::HUES.iter().any(|hues| hues.contains(&hue)) {
+            return tint;
+        }
+    }
 }
 
 /// Solid in 40 of 100 cases, else one of the shape's other fills.
@@ -420,7 +449,8 @@ mod tests {
         for place in Place::ALL {
             for size in Size::MAIN {
                 let (x, y) = draw_center(&mut rng, place, size.radius());
-                let object = Object { shape: Shape::Star, size, color: Color::Red, fill: Fill::Solid, x, y };
+                let object =
+                    Object { shape: Shape::Star, size, color: Color::Red, tint: None, fill: Fill::Solid, x, y };
                 assert_eq!(object.place(), place);
             }
         }

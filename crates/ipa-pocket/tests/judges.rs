@@ -29,7 +29,8 @@ fn num_right(split: Split, draw: impl Fn(&Scene, u64) -> RgbImage + Sync) -> [us
     let agreements: Vec<_> = (0..NUM_SCENES)
         .into_par_iter()
         .map(|index| {
-            let scene = Scene::draw_at(42, index, split);
+            let mut scene = Scene::draw_at(42, index, split);
+            scene.objects[0].tint = None; // judges know named colours
             let Agreement { background, color, shape, fill, style } = judge(&draw(&scene, index)).agreement(&scene);
             [background, color, shape, fill, style]
         })

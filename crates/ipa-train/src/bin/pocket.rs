@@ -11,6 +11,7 @@ use ipa_clip::{ClipModel, ClipTokenizer, TextTower};
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::write_atomically;
 use ipa_sample::{ImageEncoder, NoiseSchedule, Pipeline, SchedulerConfig};
+use ipa_train::pretrain::captions::Captions;
 use ipa_train::pretrain::{Recipe, Stage, adapter, clip, export, scores, unet, vae, vocabulary};
 use ipa_unet::Unet;
 use ipa_vae::{Vae, VaeConfig};
@@ -84,14 +85,13 @@ impl Workshop {
         let scaling_factor = vae::scaling_factor(&self.recipe, &vae);
         let psnr = vae::psnr(&self.recipe, &vae);
         println!("vae: {psnr:.2} dB on held-out scenes, scaling factor {scaling_factor:.5}");
-        vae::narrow_posterior(&vs);
         Ok(export::vae(&self.model(), &vs, &VaeConfig { scaling_factor, ..vae::config() })?)
     }
 
     fn clip(&self) -> Result<(), Box<dyn Error>> {
         let tokenizer = self.tokenizer()?;
-        let towers = clip::train(&self.stage("clip")?, &self.recipe, &tokenizer, progress("clip"))?;
-        export::encoders(&self.model(), &towers, tokenizer.eos_id() + 1)?;
+        let towers = clip::train(&self.stage("clip")?, &self.recipe, &tokenizer, 4, progress("clip"))?;
+        export::encoders(&self.model(), &towers)?;
         Ok(export::index(&self.model())?)
     }
 
@@ -99,9 +99,9 @@ impl Workshop {
     fn scorer(&self) -> Result<(), Box<dyn Error>> {
         let tokenizer = self.tokenizer()?;
         let recipe = Recipe { seed: self.recipe.seed + 1, ..self.recipe.clone() };
-        let towers = clip::train(&self.stage("scorer")?, &recipe, &tokenizer, progress("scorer"))?;
+        let towers = clip::train(&self.stage("scorer")?, &recipe, &tokenizer, 3, progress("scorer"))?;
         let folder = self.model().join("clip");
-        export::clip(&folder, &towers, tokenizer.eos_id() + 1)?;
+        export::clip(&folder, &towers)?;
         Ok(vocabulary::write(&folder, &ipa_pocket::vocabulary())?)
     }
 
@@ -115,10 +115,9 @@ impl Workshop {
         let materials = adapter::Materials {
             latents: unet::latents(&self.stage("unet")?, &self.recipe, &vae, vae.config().scaling_factor)?,
             image_embeds: adapter::image_embeds(&stage, &self.recipe, &encoder)?,
-            tokenizer: &tokenizer,
-            text: &text,
+            captions: Captions { tokenizer: &tokenizer, text: &text, drop_rate: adapter::TEXT_DROP_RATE },
             unet: &unet,
-            schedule: NoiseSchedule::new(&SchedulerConfig::sd15_ddim()),
+            scheduler: SchedulerConfig::sd15_ddim(),
         };
         let adapter = adapter::train(&stage, &self.recipe, &materials, progress("adapter"))?;
         Ok(export::adapter(&model, &adapter)?)
@@ -131,8 +130,7 @@ impl Workshop {
         let tokenizer = self.tokenizer()?;
         let materials = unet::Materials {
             latents: unet::latents(&stage, &self.recipe, &vae, vae.config().scaling_factor)?,
-            tokenizer: &tokenizer,
-            text: &text,
+            captions: Captions { tokenizer: &tokenizer, text: &text, drop_rate: unet::TEXT_DROP_RATE },
             schedule: NoiseSchedule::new(&SchedulerConfig::sd15_ddim()),
         };
         let (vs, unet) = unet::train(&stage, &self.recipe, &materials, progress("unet"))?;

@@ -3,19 +3,20 @@
 use std::path::Path;
 
 use ipa_adapter::{AdapterConfig, AdapterError, IpAdapter};
-use ipa_clip::{ClipTokenizer, TextTower, token_tensor};
 use ipa_core::noise::Draws;
-use ipa_core::tch::{self, Device, Kind, Tensor};
+use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, Component, WeightsError, save_tensors};
-use ipa_pocket::{Scene, Split, caption, render_many};
-use ipa_sample::{ImageEncoder, NoiseSchedule};
+use ipa_pocket::{Scene, Split, render_many};
+use ipa_sample::{ImageEncoder, NoiseSchedule, SchedulerConfig};
 use ipa_unet::{Unet, UnetConfig};
 
+use super::captions::Captions;
+use super::halves::{self, SingleThreaded};
 use super::{Recipe, Stage};
 use crate::{Batch, training_loss};
 
 /// Share of captions that are empty: image prompts are often used alone.
-const TEXT_DROP_RATE: f64 = 0.3;
+pub const TEXT_DROP_RATE: f64 = 0.3;
 const IMAGE_DROP_RATE: f64 = 0.1;
 
 /// Image embeddings of the recipe's scenes, `[num_scenes, embed_dim]`; computed once, then read from `folder`.
@@ -43,14 +44,12 @@ pub struct Materials<'a> {
     pub latents: Tensor,
     /// Their image embeddings.
     pub image_embeds: Tensor,
-    /// Tokenizer of the captions.
-    pub tokenizer: &'a ClipTokenizer,
-    /// Frozen text tower.
-    pub text: &'a TextTower,
+    /// Their captions, some left out.
+    pub captions: Captions<'a>,
     /// Frozen UNet and its variables.
     pub unet: &'a Component<UnetConfig, Unet>,
     /// Its schedule.
-    pub schedule: NoiseSchedule,
+    pub scheduler: SchedulerConfig,
 }
 
 /// Trains in `folder`, calling `progress` after every step; the adapter ends as its average.
@@ -63,14 +62,22 @@ pub fn train(
     materials: &Materials,
     mut progress: impl FnMut(&Stage),
 ) -> Result<IpAdapter, AdapterError> {
-    let embed_dim = materials.image_embeds.size()[1];
-    let config = AdapterConfig::classic(embed_dim, &materials.unet.config);
-    let adapter = IpAdapter::new(&config, (Device::Cpu, Kind::Float));
-    adapter.initialize(&materials.unet.vs.variables(), recipe.seed);
+    let _threads = SingleThreaded::new();
+    let unet = materials.unet;
+    let config = AdapterConfig::classic(materials.image_embeds.size()[1], &unet.config);
+    let new = || IpAdapter::new(&config, (Device::Cpu, Kind::Float));
+    let (adapter, twin) = (new(), new());
+    adapter.initialize(&unet.vs.variables(), recipe.seed);
     let mut stage = Stage::resume(folder, adapter.variables(), recipe.adapter)?;
+    let twin_variables = twin.variables();
+    halves::share(&adapter.variables(), &twin_variables);
+    let schedule = NoiseSchedule::new(&materials.scheduler);
+    let mut others = (unet_twin(unet), twin, NoiseSchedule::new(&materials.scheduler));
     while let Some(step) = stage.next_step() {
-        let batch = batch(recipe, materials, step);
-        stage.learn(&training_loss(&materials.unet.model, &adapter, &materials.schedule, &batch)?);
+        let [near, far] = halves_of(&batch(recipe, materials, step));
+        let others = &mut others; // models may move to another thread, but not be seen by two
+        let near = || loss(&unet.model, &adapter, &schedule, &near);
+        stage.learn_halves(&twin_variables, near, move || loss(&others.0, &others.1, &others.2, &far));
         if (step + 1) % 100 == 0 || stage.next_step().is_none() {
             stage.save()?;
         }
@@ -80,29 +87,40 @@ pub fn train(
     Ok(adapter)
 }
 
+fn loss(unet: &Unet, adapter: &IpAdapter, schedule: &NoiseSchedule, batch: &Batch) -> Tensor {
+    training_loss(unet, adapter, schedule, batch).expect("the adapter was made for these embeddings")
+}
+
+fn unet_twin(unet: &Component<UnetConfig, Unet>) -> Unet {
+    let vs = VarStore::new(Device::Cpu);
+    let twin = Unet::new(&vs.root(), &unet.config);
+    halves::share(&unet.vs.variables(), &vs.variables());
+    twin
+}
+
 fn batch(recipe: &Recipe, materials: &Materials, step: u64) -> Batch {
     let num = recipe.adapter.batch as i64;
     let draws = |purpose| Draws::counted(recipe.seed, purpose, step);
     let scenes = draws("adapter.scenes").integers(recipe.num_scenes as i64, &[num]);
     let latents = materials.latents.index_select(0, &scenes);
     let noise = draws("adapter.noise").normal(&latents.size());
-    let timesteps = draws("adapter.timesteps").integers(materials.schedule.len(), &[num]);
+    let timesteps = draws("adapter.timesteps").integers(materials.scheduler.num_train_timesteps, &[num]);
     let kept = draws("adapter.images").uniform(&[num, 1]).ge(IMAGE_DROP_RATE);
     let image_embeds = materials.image_embeds.index_select(0, &scenes) * kept.to_kind(Kind::Float);
-    Batch { latents, noise, timesteps, text_embeds: text_embeds(recipe, materials, &scenes, step), image_embeds }
+    let text_embeds = materials.captions.embeds(recipe.seed, "adapter.texts", &scenes, step);
+    Batch { latents, noise, timesteps, text_embeds, image_embeds }
 }
 
-fn text_embeds(recipe: &Recipe, materials: &Materials, scenes: &Tensor, step: u64) -> Tensor {
-    let _no_grad = tch::no_grad_guard();
-    let indices = Vec::<i64>::try_from(scenes).expect("scene numbers");
-    let chances = Draws::counted(recipe.seed, "adapter.texts", step).uniform(&[indices.len() as i64]);
-    let chances = Vec::<f32>::try_from(chances).expect("one number a scene");
-    let encode = |(index, chance): (i64, f32)| {
-        let scene = Scene::draw_at(recipe.seed, index as u64, Split::Train);
-        let dropped = f64::from(chance) < TEXT_DROP_RATE;
-        let text = if dropped { String::new() } else { caption(&scene, step, index as u64) };
-        materials.tokenizer.encode(&text).expect("captions are plain text")
-    };
-    let ids: Vec<Vec<i64>> = indices.into_iter().zip(chances).map(encode).collect();
-    materials.text.forward(&token_tensor(&ids)).last_hidden_state
+fn halves_of(batch: &Batch) -> [Batch; 2] {
+    [0, 1].map(|index| {
+        let size = batch.latents.size()[0] / 2;
+        let cut = |tensor: &Tensor| tensor.narrow(0, index * size, size);
+        Batch {
+            latents: cut(&batch.latents),
+            noise: cut(&batch.noise),
+            timesteps: cut(&batch.timesteps),
+            text_embeds: cut(&batch.text_embeds),
+            image_embeds: cut(&batch.image_embeds),
+        }
+    })
 }

@@ -14,15 +14,15 @@ use super::{Recipe, Stage, initialize, vocabulary};
 
 const FIRST_LOGIT_SCALE: f64 = 2.659_26; // ln(1 / 0.07), as arXiv:2103.00020 §2.5
 const PIXEL_NOISE: f64 = 0.04;
+const IMAGE_SIZE: i64 = 64;
 
-/// The text tower's sizes for a token table of `vocab_size`.
-pub fn text_config(vocab_size: i64) -> TextConfig {
+fn text_config(vocab_size: i64, num_layers: i64) -> TextConfig {
     TextConfig {
         architectures: Some(vec!["CLIPTextModelWithProjection".to_owned()]),
         vocab_size,
         hidden_size: 128,
         intermediate_size: 512,
-        num_hidden_layers: 4,
+        num_hidden_layers: num_layers,
         num_attention_heads: 4,
         max_position_embeddings: vocabulary::MAX_LENGTH,
         hidden_act: Activation::QuickGelu,
@@ -32,14 +32,13 @@ pub fn text_config(vocab_size: i64) -> TextConfig {
     }
 }
 
-/// The vision tower's sizes.
-pub fn vision_config() -> VisionConfig {
+fn vision_config(num_layers: i64) -> VisionConfig {
     VisionConfig {
         hidden_size: 128,
         intermediate_size: 512,
-        num_hidden_layers: 4,
+        num_hidden_layers: num_layers,
         num_attention_heads: 4,
-        image_size: 64,
+        image_size: IMAGE_SIZE,
         patch_size: 8,
         projection_dim: 128,
         ..VisionConfig::vit_h()
@@ -59,10 +58,10 @@ pub struct Towers {
 }
 
 impl Towers {
-    fn new(vocab_size: i64, seed: u64) -> Self {
+    fn new(vocab_size: i64, num_layers: i64, seed: u64) -> Self {
         let vs = VarStore::new(Device::Cpu);
-        let text = TextTower::new(&(vs.root() / "text"), &text_config(vocab_size));
-        let vision = VisionTower::new(&(vs.root() / "vision"), &vision_config());
+        let text = TextTower::new(&(vs.root() / "text"), &text_config(vocab_size, num_layers));
+        let vision = VisionTower::new(&(vs.root() / "vision"), &vision_config(num_layers));
         let logit_scale = layers::declare(&(vs.root() / "logit_scale"), "weight", &[1]);
         initialize(&vs, seed, &[]);
         logit_scale.shallow_clone().set_data(&Tensor::from_slice(&[FIRST_LOGIT_SCALE as f32]));
@@ -84,7 +83,7 @@ fn unit(embeds: &Tensor) -> Tensor {
     embeds / embeds.norm_scalaropt_dim(2.0, [-1], true)
 }
 
-/// Trains in `folder`, calling `progress` after every step; the variables end as their average.
+/// Trains towers of `num_layers` in `folder`, calling `progress` after every step; the variables end as their average.
 ///
 /// # Errors
 /// [`WeightsError`] if the state cannot be read or written.
@@ -92,9 +91,10 @@ pub fn train(
     folder: &Path,
     recipe: &Recipe,
     tokenizer: &ClipTokenizer,
+    num_layers: i64,
     mut progress: impl FnMut(&Stage),
 ) -> Result<Towers, WeightsError> {
-    let towers = Towers::new(tokenizer.eos_id() + 1, recipe.seed);
+    let towers = Towers::new(tokenizer.eos_id() + 1, num_layers, recipe.seed);
     let mut stage = Stage::resume(folder, towers.vs.variables(), recipe.clip)?;
     while let Some(step) = stage.next_step() {
         let (ids, pixel_values) = batch(recipe, tokenizer, step);
@@ -121,5 +121,5 @@ fn batch(recipe: &Recipe, tokenizer: &ClipTokenizer, step: u64) -> (Tensor, Tens
 
 /// CLIP's preprocessing at the pocket tower's size.
 pub fn processor() -> ImageProcessor {
-    ImageProcessor::for_size(vision_config().image_size as u32)
+    ImageProcessor::for_size(IMAGE_SIZE as u32)
 }

@@ -12,7 +12,7 @@ use ipa_unet::UnetConfig;
 use ipa_vae::VaeConfig;
 use serde_json::{Value, json};
 
-use super::clip::{Towers, text_config, vision_config};
+use super::clip::Towers;
 
 const VERSION: &str = "0.42.1"; // of diffusers, whose layout this is
 
@@ -54,10 +54,10 @@ pub fn unet(model: &Path, vs: &VarStore, config: &UnetConfig) -> Result<(), Weig
 ///
 /// # Errors
 /// [`WeightsError`] if a file cannot be written.
-pub fn encoders(model: &Path, towers: &Towers, vocab_size: i64) -> Result<(), WeightsError> {
-    let mut text = text_json(vocab_size);
+pub fn encoders(model: &Path, towers: &Towers) -> Result<(), WeightsError> {
+    let mut text = text_json(towers);
     extend(&mut text, json!({ "architectures": ["CLIPTextModel"], "model_type": "clip_text_model" }));
-    let mut vision = vision_json();
+    let mut vision = vision_json(towers);
     extend(
         &mut vision,
         json!({ "architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model" }),
@@ -72,20 +72,20 @@ pub fn encoders(model: &Path, towers: &Towers, vocab_size: i64) -> Result<(), We
         write_json(&folder.join("config.json"), json)?;
         save_tensors(&folder.join("model.safetensors"), own, None)?;
     }
-    write_json(&model.join("feature_extractor/preprocessor_config.json"), &processor_json())
+    write_json(&model.join("feature_extractor/preprocessor_config.json"), &processor_json(towers))
 }
 
 /// Writes `clip/`: a whole `CLIPModel`, for scores; its tokenizer files are written beside it by the caller.
 ///
 /// # Errors
 /// [`WeightsError`] if a file cannot be written.
-pub fn clip(folder: &Path, towers: &Towers, vocab_size: i64) -> Result<(), WeightsError> {
+pub fn clip(folder: &Path, towers: &Towers) -> Result<(), WeightsError> {
     let config = json!({
-        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": vision_config().projection_dim,
-        "text_config": text_json(vocab_size), "vision_config": vision_json(), "logit_scale_init_value": 2.6592,
+        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": towers.vision.config().projection_dim,
+        "text_config": text_json(towers), "vision_config": vision_json(towers), "logit_scale_init_value": 2.6592,
     });
     write_json(&folder.join("config.json"), &config)?;
-    write_json(&folder.join("preprocessor_config.json"), &processor_json())?;
+    write_json(&folder.join("preprocessor_config.json"), &processor_json(towers))?;
     let own = half(towers).into_iter().map(|(name, tensor)| match name.split_once('.') {
         Some(("logit_scale", _)) => ("logit_scale".to_owned(), tensor.squeeze()),
         Some((_, rest)) => (rest.to_owned(), tensor),
@@ -106,20 +106,21 @@ fn half(towers: &Towers) -> Vec<(String, Tensor)> {
     towers.vs.variables().into_iter().map(|(name, tensor)| (name, tensor.to_kind(Kind::Half))).collect()
 }
 
-fn text_json(vocab_size: i64) -> Value {
-    let mut json = json!(text_config(vocab_size));
-    extend(&mut json, json!({ "bos_token_id": vocab_size - 2, "pad_token_id": vocab_size - 1 }));
+fn text_json(towers: &Towers) -> Value {
+    let config = towers.text.config();
+    let mut json = json!(config);
+    extend(&mut json, json!({ "bos_token_id": config.vocab_size - 2, "pad_token_id": config.vocab_size - 1 }));
     json
 }
 
-fn vision_json() -> Value {
-    let mut json = json!(vision_config());
+fn vision_json(towers: &Towers) -> Value {
+    let mut json = json!(towers.vision.config());
     extend(&mut json, json!({ "num_channels": 3 }));
     json
 }
 
-fn processor_json() -> Value {
-    let side = vision_config().image_size;
+fn processor_json(towers: &Towers) -> Value {
+    let side = towers.vision.config().image_size;
     json!({
         "image_processor_type": "CLIPImageProcessor", "do_center_crop": true, "do_convert_rgb": true,
         "do_normalize": true, "do_rescale": true, "do_resize": true, "resample": 3, "rescale_factor": 1.0 / 255.0,

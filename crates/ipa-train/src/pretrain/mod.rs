@@ -4,8 +4,10 @@
 //! (seed, purpose, step) alone.
 
 pub mod adapter;
+pub mod captions;
 pub mod clip;
 pub mod export;
+mod halves;
 mod init;
 mod recipe;
 pub mod scores;

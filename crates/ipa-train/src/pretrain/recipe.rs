@@ -28,10 +28,10 @@ impl Recipe {
         Self {
             seed: 0,
             size: 64,
-            vae: stage(8, 1500, 1e-3),
+            vae: stage(8, 3600, 1e-3),
             clip: stage(64, 1200, 1e-3),
-            unet: stage(16, 2400, 8e-4),
-            adapter: stage(16, 800, 1e-3),
+            unet: stage(32, 6000, 8e-4),
+            adapter: stage(32, 800, 1e-3),
             num_scenes: 20_000,
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ipa_core::tch::{self, Tensor};
 use ipa_core::{Checkpoint, WeightsError, save_tensors};
 
+use super::halves;
 use crate::{AdamW, AdamWConfig, Ema};
 
 const MAX_GRADIENT_NORM: f64 = 1.0;
@@ -90,7 +91,23 @@ impl Stage {
     /// Learns from the loss of one step.
     pub fn learn(&mut self, loss: &Tensor) {
         loss.backward();
-        self.losses.push(loss.double_value(&[]) as f32);
+        self.take_step(loss.double_value(&[]));
+    }
+
+    /// Learns from the losses of a batch's halves, `far` that of the twin whose variables share this model's memory.
+    pub fn learn_halves(
+        &mut self,
+        twin: &HashMap<String, Tensor>,
+        near: impl FnOnce() -> Tensor,
+        far: impl FnOnce() -> Tensor + Send,
+    ) {
+        let loss = halves::backward(near, far);
+        halves::gather(&self.variables, twin);
+        self.take_step(loss);
+    }
+
+    fn take_step(&mut self, loss: f64) {
+        self.losses.push(loss as f32);
         self.optimizer.step_clipped(self.learning_rate(), MAX_GRADIENT_NORM);
         self.ema.update(&self.optimizer);
     }

@@ -2,20 +2,21 @@
 
 use std::path::Path;
 
-use ipa_clip::{ClipTokenizer, TextTower, token_tensor};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, WeightsError, save_tensors};
-use ipa_pocket::{Scene, Split, caption};
+use ipa_pocket::Split;
 use ipa_sample::NoiseSchedule;
 use ipa_unet::{NoHook, Unet, UnetConfig};
 use ipa_vae::Vae;
 
+use super::captions::Captions;
+use super::halves::{self, SingleThreaded};
 use super::vae::pixels_at;
 use super::{Recipe, Stage, initialize};
 
-const TEXT_DROP_RATE: f64 = 0.1;
-const MIN_SNR_GAMMA: f64 = 5.0;
+/// Share of captions left empty, for guidance.
+pub const TEXT_DROP_RATE: f64 = 0.1;
 
 /// SD1.x's blocks on 16×16 latents.
 pub fn config(text_width: i64) -> UnetConfig {
@@ -50,18 +51,16 @@ pub fn latents(folder: &Path, recipe: &Recipe, vae: &Vae, scaling_factor: f64) -
 pub struct Materials<'a> {
     /// Scaled latents of the scenes.
     pub latents: Tensor,
-    /// Tokenizer of the captions.
-    pub tokenizer: &'a ClipTokenizer,
-    /// Frozen text tower.
-    pub text: &'a TextTower,
+    /// Their captions, one in ten left out.
+    pub captions: Captions<'a>,
     /// The schedule that sampling will use.
     pub schedule: NoiseSchedule,
 }
 
 /// Trains in `folder`, calling `progress` after every step; the variables end as their average.
 ///
-/// The noise-prediction loss of arXiv:2006.11239 Eq. 14 with min-SNR weights (arXiv:2303.09556, γ = 5); one caption in
-/// ten is empty, for guidance.
+/// The noise-prediction loss of arXiv:2006.11239 Eq. 14, weighted by [`loss_weights`]; one caption in ten is empty, for
+/// guidance.
 ///
 /// # Errors
 /// [`WeightsError`] if the state cannot be read or written.
@@ -71,12 +70,19 @@ pub fn train(
     materials: &Materials,
     mut progress: impl FnMut(&Stage),
 ) -> Result<(VarStore, Unet), WeightsError> {
-    let vs = VarStore::new(Device::Cpu);
-    let unet = Unet::new(&vs.root(), &config(materials.text.config().hidden_size));
+    let _threads = SingleThreaded::new();
+    let config = config(materials.captions.text.config().hidden_size);
+    let (vs, twin_vs) = (VarStore::new(Device::Cpu), VarStore::new(Device::Cpu));
+    let (unet, mut twin) = (Unet::new(&vs.root(), &config), Unet::new(&twin_vs.root(), &config));
     initialize(&vs, recipe.seed, &["conv2", "proj_out", "conv_out"]);
     let mut stage = Stage::resume(folder, vs.variables(), recipe.unet)?;
+    let twin_variables = twin_vs.variables();
+    halves::share(&vs.variables(), &twin_variables);
+    let weights = loss_weights(&materials.schedule);
     while let Some(step) = stage.next_step() {
-        stage.learn(&loss(recipe, materials, &unet, step));
+        let [near, far] = Sample::draw(recipe, materials, &weights, step).halves();
+        let twin = &mut twin; // a model may move to another thread, but not be seen by two
+        stage.learn_halves(&twin_variables, || near.loss(&unet), move || far.loss(twin));
         if (step + 1) % 100 == 0 || stage.next_step().is_none() {
             stage.save()?;
         }
@@ -86,37 +92,62 @@ pub fn train(
     Ok((vs, unet))
 }
 
-fn loss(recipe: &Recipe, materials: &Materials, unet: &Unet, step: u64) -> Tensor {
-    let batch = recipe.unet.batch as i64;
-    let scenes = Draws::counted(recipe.seed, "unet.scenes", step).integers(recipe.num_scenes as i64, &[batch]);
-    let latents = materials.latents.index_select(0, &scenes);
-    let noise = Draws::counted(recipe.seed, "unet.noise", step).normal(&latents.size());
-    let timesteps = Draws::counted(recipe.seed, "unet.timesteps", step).integers(materials.schedule.len(), &[batch]);
-    let context = tch::no_grad(|| contexts(recipe, materials, &scenes, step));
-    let noisy = materials.schedule.add_noise(&latents, &noise, &timesteps);
-    let errors = (unet.forward(&noisy, &timesteps, &context, &NoHook) - noise).square();
-    let errors = errors.mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
-    (errors * min_snr_weights(&materials.schedule, &timesteps)).mean(Kind::Float)
+/// A batch of noisy latents and what to predict of them.
+struct Sample {
+    noisy: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    noise: Tensor,
+    weights: Tensor,
 }
 
-fn contexts(recipe: &Recipe, materials: &Materials, scenes: &Tensor, step: u64) -> Tensor {
-    let indices = Vec::<i64>::try_from(scenes).expect("scene numbers");
-    let drops = Draws::counted(recipe.seed, "unet.drops", step).uniform(&[indices.len() as i64]);
-    let drops = Vec::<f32>::try_from(drops).expect("one number a scene");
-    let encode = |(index, drop): (i64, f32)| {
-        let scene = Scene::draw_at(recipe.seed, index as u64, Split::Train);
-        // Another caption at every visit: each names other attributes.
-        let text = if f64::from(drop) < TEXT_DROP_RATE { String::new() } else { caption(&scene, step, index as u64) };
-        materials.tokenizer.encode(&text).expect("captions are plain text")
-    };
-    let ids: Vec<Vec<i64>> = indices.into_iter().zip(drops).map(encode).collect();
-    materials.text.forward(&token_tensor(&ids)).last_hidden_state
+impl Sample {
+    fn draw(recipe: &Recipe, materials: &Materials, weights: &Tensor, step: u64) -> Self {
+        let batch = recipe.unet.batch as i64;
+        let draws = |purpose| Draws::counted(recipe.seed, purpose, step);
+        let scenes = draws("unet.scenes").integers(recipe.num_scenes as i64, &[batch]);
+        let latents = materials.latents.index_select(0, &scenes);
+        let noise = draws("unet.noise").normal(&latents.size());
+        let timesteps = draws("unet.timesteps").integers(materials.schedule.len(), &[batch]);
+        let context = materials.captions.embeds(recipe.seed, "unet.drops", &scenes, step);
+        let noisy = materials.schedule.add_noise(&latents, &noise, &timesteps);
+        let weights = weights.index_select(0, &timesteps);
+        Self { noisy, timesteps, context, noise, weights }
+    }
+
+    fn halves(self) -> [Self; 2] {
+        let half = |index: i64| {
+            let size = self.noisy.size()[0] / 2;
+            let cut = |tensor: &Tensor| tensor.narrow(0, index * size, size);
+            Self {
+                noisy: cut(&self.noisy),
+                timesteps: cut(&self.timesteps),
+                context: cut(&self.context),
+                noise: cut(&self.noise),
+                weights: cut(&self.weights),
+            }
+        };
+        [half(0), half(1)]
+    }
+
+    fn loss(&self, unet: &Unet) -> Tensor {
+        let errors = (unet.forward(&self.noisy, &self.timesteps, &self.context, &NoHook) - &self.noise).square();
+        let errors = errors.mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
+        (errors * &self.weights).mean(Kind::Float)
+    }
 }
 
-/// `min(SNR, γ) / SNR` for noise prediction.
-fn min_snr_weights(schedule: &NoiseSchedule, timesteps: &Tensor) -> Tensor {
-    let acp = schedule.alphas_cumprod().index_select(0, timesteps);
-    let noise_level: Tensor = 1.0 - &acp;
+/// What an error at each timestep counts, `[timesteps]`, one on average.
+///
+/// An error of the noise hides one of the picture `1/√SNR` times as large, so equal weights teach contours long before
+/// shapes. Those of velocity prediction, `1 + 1/SNR` (arXiv:2202.00512), up to a bound; and `γ/SNR` where the picture
+/// is all but clear (arXiv:2303.09556).
+fn loss_weights(schedule: &NoiseSchedule) -> Tensor {
+    const MIN_SNR_GAMMA: f64 = 5.0;
+    const MAX_WEIGHT: f64 = 10.0;
+    let acp = schedule.alphas_cumprod();
+    let noise_level: Tensor = 1.0 - acp;
     let snr = acp / noise_level;
-    snr.clamp_max(MIN_SNR_GAMMA) / snr
+    let weights = (snr.reciprocal() + 1.0).clamp_max(MAX_WEIGHT) * (snr.clamp_max(MIN_SNR_GAMMA) / &snr);
+    &weights / weights.mean(Kind::Float)
 }

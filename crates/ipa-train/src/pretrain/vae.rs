@@ -10,7 +10,8 @@ use ipa_vae::{Vae, VaeConfig};
 
 use super::{Recipe, Stage, initialize};
 
-const KL_WEIGHT: f64 = 1e-6;
+/// So faint that an encoded picture's distribution stays narrow: adapters are trained on samples of it.
+const KL_WEIGHT: f64 = 1e-8;
 
 /// Three levels: a latent for every 4×4 pixels.
 pub fn config() -> VaeConfig {
@@ -53,20 +54,6 @@ pub fn train(
 pub fn pixels_at(recipe: &Recipe, first: u64, num: u64, split: Split) -> Tensor {
     let scenes: Vec<Scene> = (first..first + num).map(|index| Scene::draw_at(recipe.seed, index, split)).collect();
     picture::to_pixels(&render_many(&scenes, recipe.size))
-}
-
-/// Makes the encoder's distribution 55 times narrower, so that a sample of it is all but its mean.
-///
-/// The UNet learns from means; adapters are trained on samples, as the reference does. Wide as this small model's
-/// distribution is (a deviation of about 0.25), they would learn its noise first.
-///
-/// # Panics
-/// If the variables are not those of an autoencoder.
-pub fn narrow_posterior(vs: &VarStore) {
-    const LOGVAR_SHIFT: f64 = -8.0;
-    let _no_grad = tch::no_grad_guard();
-    let bias = vs.variables().remove("quant_conv.bias").expect("an autoencoder's variable");
-    let _ = bias.chunk(2, 0)[1].g_add_scalar_(LOGVAR_SHIFT); // means first, then logarithms of variances
 }
 
 /// One over the deviation of encoded latents, so that diffusion sees unit variance.
