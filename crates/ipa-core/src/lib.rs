@@ -20,8 +20,10 @@ pub mod device;
 pub mod layers;
 pub mod noise;
 pub mod picture;
+mod threads;
 
 pub use attention::{attention, causal_attention, merge_heads, split_heads};
 pub use checkpoint::{Checkpoint, WeightsError, save_tensors, save_variables};
 pub use component::{Component, Config, load_component, read_config, same_name};
 pub use tch;
+pub use threads::ThreadLimit;

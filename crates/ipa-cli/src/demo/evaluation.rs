@@ -1,8 +1,11 @@
 //! Before and after the training, on pictures of the subject that it did not see.
 
+use std::thread;
+
 use anyhow::Result;
 use image::RgbImage;
 use ipa_clip::ClipModel;
+use ipa_core::ThreadLimit;
 use ipa_metrics::{Interval, bootstrap_mean, paired_difference};
 use ipa_pocket::mascot;
 use ipa_sample::{GenerateRequest, Pipeline};
@@ -77,48 +80,57 @@ impl Comparison {
     }
 }
 
-/// Draws every reference from several seeds with both pipelines and compares.
+/// Draws every reference from several seeds with both pipelines, at once, and compares.
 ///
 /// # Errors
 /// If drawing or scoring fails.
 pub(crate) fn compare(
-    before: &Pipeline,
-    after: &Pipeline,
+    before: &mut Pipeline,
+    after: &mut Pipeline,
     clip: &ClipModel,
     subject: &Subject,
     args: &DemoArgs,
 ) -> Result<Comparison> {
     let bar = progress::bar((2 * subject.references.len()) as u64, "evaluating", args.json);
-    let measure = |pipeline: &Pipeline| -> Result<(Vec<f64>, Vec<f64>)> {
-        let mut scores = (Vec::new(), Vec::new());
-        for (index, reference) in subject.references.iter().enumerate() {
-            let seed = args.seed + 1 + index as u64;
-            let (clip_i, colors) = score(pipeline, clip, reference, seed)?;
-            scores.0.push(clip_i);
-            scores.1.push(colors);
-            bar.inc(1);
-        }
-        Ok(scores)
+    let (before, after) = {
+        let _threads = ThreadLimit::shared_by(2);
+        let draw = |pipeline: &mut Pipeline| draw(pipeline, subject, args.seed, || bar.inc(1));
+        thread::scope(|scope| {
+            let before = scope.spawn(|| draw(before)); // a model may move to another thread, but not be seen by two
+            let after = draw(after);
+            (before.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), after)
+        })
     };
-    let (clip_before, colors_before) = measure(before)?;
-    let (clip_after, colors_after) = measure(after)?;
     bar.finish_and_clear();
+    let (before, after) = (score(clip, subject, &before?)?, score(clip, subject, &after?)?);
     Ok(Comparison {
         num_references: subject.references.len(),
         num_seeds: NUM_SEEDS,
-        clip_i: Measure::new(&clip_before, &clip_after)?,
-        subject_colors: Measure::new(&colors_before, &colors_after)?,
+        clip_i: Measure::new(&before.0, &after.0)?,
+        subject_colors: Measure::new(&before.1, &after.1)?,
     })
 }
 
-/// Means over the seeds of one reference.
-fn score(pipeline: &Pipeline, clip: &ClipModel, reference: &RgbImage, seed: u64) -> Result<(f64, f64)> {
-    let request = GenerateRequest { seed, num_images: NUM_SEEDS, num_steps: NUM_STEPS, ..GenerateRequest::default() };
-    let drawn = pipeline.generate(&request, std::slice::from_ref(reference), |_| interrupt::flow());
-    let generated = drawn.map_err(|error| interrupt::told(error, "the trained adapter is kept"))?;
-    let references = vec![reference.clone(); generated.pictures.len()];
-    let cosines = scores::image_cosines(clip, &generated.pictures, &references)?;
-    let found = generated.pictures.iter().filter(|picture| mascot::has_subject_colors(picture)).count();
-    let num = cosines.len() as f64;
-    Ok((cosines.iter().sum::<f64>() / num, found as f64 / num))
+/// Pictures of every reference.
+fn draw(pipeline: &mut Pipeline, subject: &Subject, seed: u64, drawn: impl Fn()) -> Result<Vec<Vec<RgbImage>>> {
+    let draw_one = |(reference, seed): (&RgbImage, u64)| {
+        let request =
+            GenerateRequest { seed, num_images: NUM_SEEDS, num_steps: NUM_STEPS, ..GenerateRequest::default() };
+        let generated = pipeline.generate(&request, std::slice::from_ref(reference), |_| interrupt::flow());
+        drawn();
+        Ok(generated.map_err(|error| interrupt::told(error, "the trained adapter is kept"))?.pictures)
+    };
+    subject.references.iter().zip(seed + 1..).map(draw_one).collect()
+}
+
+/// CLIP-I and share of pictures with the subject's colours, each the mean over the seeds of a reference.
+fn score(clip: &ClipModel, subject: &Subject, drawn: &[Vec<RgbImage>]) -> Result<(Vec<f64>, Vec<f64>)> {
+    let score_one = |(reference, pictures): (&RgbImage, &Vec<RgbImage>)| {
+        let references = vec![reference.clone(); pictures.len()];
+        let cosines = scores::image_cosines(clip, pictures, &references)?;
+        let found = pictures.iter().filter(|picture| mascot::has_subject_colors(picture)).count();
+        let num = pictures.len() as f64;
+        Ok((cosines.iter().sum::<f64>() / num, found as f64 / num))
+    };
+    subject.references.iter().zip(drawn).map(score_one).collect()
 }

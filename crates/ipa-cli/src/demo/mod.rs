@@ -75,10 +75,10 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let clip = scores::clip_model(None, &source, options)?;
     let before = base_adapter(&source)?;
     let after = args.output.join("ip_adapter.safetensors");
-    let before = pipeline(&source, &before, options)?;
-    let after = pipeline(&source, &after, options)?;
+    let mut before = pipeline(&source, &before, options)?;
+    let mut after = pipeline(&source, &after, options)?;
     let subject = Subject::held_out();
-    let comparison = evaluation::compare(&before, &after, &clip, &subject, args)?;
+    let comparison = evaluation::compare(&mut before, &mut after, &clip, &subject, args)?;
     stopwatch.lap("evaluation");
 
     let checks = checks(&after, &clip, &subject, args)?;

@@ -5,14 +5,13 @@ use std::path::Path;
 use ipa_adapter::{AdapterConfig, AdapterError, IpAdapter};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
-use ipa_core::{Checkpoint, Component, WeightsError, save_tensors};
+use ipa_core::{Checkpoint, Component, ThreadLimit, WeightsError, save_tensors};
 use ipa_pocket::{Scene, Split, render_many};
 use ipa_sample::{ImageEncoder, NoiseSchedule, SchedulerConfig};
 use ipa_unet::{Unet, UnetConfig};
 
 use super::captions::Captions;
-use super::halves::{self, SingleThreaded};
-use super::{Recipe, Stage};
+use super::{Recipe, Stage, halves};
 use crate::{Batch, training_loss};
 
 /// Share of captions that are empty: image prompts are often used alone.
@@ -62,7 +61,7 @@ pub fn train(
     materials: &Materials,
     mut progress: impl FnMut(&Stage),
 ) -> Result<IpAdapter, AdapterError> {
-    let _threads = SingleThreaded::new();
+    let _threads = ThreadLimit::new(1);
     let unet = materials.unet;
     let config = AdapterConfig::classic(materials.image_embeds.size()[1], &unet.config);
     let new = || IpAdapter::new(&config, (Device::Cpu, Kind::Float));

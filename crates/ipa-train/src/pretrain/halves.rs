@@ -22,27 +22,6 @@ pub(super) fn share(original: &HashMap<String, Tensor>, twin: &HashMap<String, T
     }
 }
 
-/// Runs libtorch on one thread a caller for as long as it lives.
-#[derive(Debug)]
-pub(super) struct SingleThreaded {
-    num_threads: i32,
-}
-
-impl SingleThreaded {
-    /// Remembers the number of threads that is set.
-    pub(super) fn new() -> Self {
-        let num_threads = tch::get_num_threads();
-        tch::set_num_threads(1);
-        Self { num_threads }
-    }
-}
-
-impl Drop for SingleThreaded {
-    fn drop(&mut self) {
-        tch::set_num_threads(self.num_threads);
-    }
-}
-
 /// Both losses and their gradients, at once; gives the mean loss.
 pub(super) fn backward(near: impl FnOnce() -> Tensor, far: impl FnOnce() -> Tensor + Send) -> f64 {
     fn learn(loss: impl FnOnce() -> Tensor) -> f64 {

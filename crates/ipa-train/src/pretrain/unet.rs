@@ -4,16 +4,15 @@ use std::path::Path;
 
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
-use ipa_core::{Checkpoint, WeightsError, save_tensors};
+use ipa_core::{Checkpoint, ThreadLimit, WeightsError, save_tensors};
 use ipa_pocket::Split;
 use ipa_sample::NoiseSchedule;
 use ipa_unet::{NoHook, Unet, UnetConfig};
 use ipa_vae::Vae;
 
 use super::captions::Captions;
-use super::halves::{self, SingleThreaded};
 use super::vae::pixels_at;
-use super::{Recipe, Stage, initialize};
+use super::{Recipe, Stage, halves, initialize};
 
 /// Share of captions left empty, for guidance.
 pub const TEXT_DROP_RATE: f64 = 0.1;
@@ -70,7 +69,7 @@ pub fn train(
     materials: &Materials,
     mut progress: impl FnMut(&Stage),
 ) -> Result<(VarStore, Unet), WeightsError> {
-    let _threads = SingleThreaded::new();
+    let _threads = ThreadLimit::new(1);
     let config = config(materials.captions.text.config().hidden_size);
     let (vs, twin_vs) = (VarStore::new(Device::Cpu), VarStore::new(Device::Cpu));
     let (unet, mut twin) = (Unet::new(&vs.root(), &config), Unet::new(&twin_vs.root(), &config));
