@@ -2,7 +2,8 @@
 //!
 //! A [`Scene`] holds a background, a drawing style and one to three objects, each with shape, size, colour, fill and
 //! place. Everything is drawn from a seed and an index, so a dataset is a range of numbers and needs no files.
-//! Captions name only some of what is seen; what they leave out is what an image prompt can say.
+//! Captions name only some of what is seen, and for some colours there is no word; what they leave out is what an
+//! image prompt can say.
 //! Of the 64 combinations of shape and colour, 8 are held out: [`Split::Train`] never shows them.
 //!
 //! Because the world is known exactly, [`judge()`] can tell from the pixels alone whether a generated picture has the
@@ -32,6 +33,7 @@ pub mod mascot;
 pub mod palette;
 pub mod scene;
 
+mod attributes;
 mod caption;
 mod render;
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use ipa_clip::{ClipTokenizer, TextTower, TokenizerError};
+use ipa_core::Component;
 use ipa_core::tch::{self, Device, Kind, Tensor};
-use ipa_core::{Component, WeightsError};
-use ipa_formats::{FormatError, ModelFolder};
+use ipa_formats::ModelFolder;
 use ipa_sample::{ImageEncoder, NoiseSchedule, PipelineError, PredictionType, SchedulerConfig};
 use ipa_unet::{Unet, UnetConfig};
 use ipa_vae::{DiagonalGaussian, Vae};
@@ -15,18 +15,9 @@ use crate::data::{DataError, Dataset, training_pixels};
 /// Why the models cannot be trained against.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelsError {
-    /// A file is at fault.
+    /// A file of them is at fault, as it would be for drawing.
     #[error(transparent)]
-    File(#[from] FormatError),
-    /// Weights are at fault.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The tokenizer's files are at fault.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// The image encoder is at fault.
-    #[error(transparent)]
-    Encoder(#[from] PipelineError),
+    Load(#[from] PipelineError),
     /// The model was trained for another target.
     #[error("the model predicts {0:?}; only epsilon models can be trained on yet")]
     Prediction(PredictionType),
@@ -77,13 +68,22 @@ impl FrozenModels {
     /// # Errors
     /// [`ModelsError`] naming the file at fault.
     pub fn load(model: &Path, image_encoder: Option<&Path>, options: (Device, Kind)) -> Result<Self, ModelsError> {
+        let (models, scheduler) = Self::load_any(model, image_encoder, options)?;
+        match scheduler.prediction_type {
+            PredictionType::Epsilon => Ok(models),
+            other => Err(ModelsError::Prediction(other)),
+        }
+    }
+
+    fn load_any(
+        model: &Path,
+        image_encoder: Option<&Path>,
+        options: (Device, Kind),
+    ) -> Result<(Self, SchedulerConfig), PipelineError> {
         let folder = ModelFolder::open(model)?;
         let scheduler = SchedulerConfig::from_folder(&folder.require("scheduler")?)?;
-        if scheduler.prediction_type != PredictionType::Epsilon {
-            return Err(ModelsError::Prediction(scheduler.prediction_type));
-        }
         let encoder = ImageEncoder::of_model(&folder, image_encoder, options)?;
-        Ok(Self {
+        let models = Self {
             tokenizer: ClipTokenizer::from_folder(&folder.require("tokenizer")?)?,
             text: TextTower::load(&folder.require("text_encoder")?, options)?,
             vae: Vae::load(&folder.require("vae")?, options)?,
@@ -91,7 +91,8 @@ impl FrozenModels {
             schedule: NoiseSchedule::new(&scheduler),
             encoder,
             options,
-        })
+        };
+        Ok((models, scheduler))
     }
 
     /// Width of the image embeddings.
