@@ -25,7 +25,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         prompt: prompt.clone(),
         images: vec![image.into()],
         scale: 0.6,
-        scheduler: Some("ddim".to_owned()), // published models name samplers that are not built yet
         ..GenerateRequest::default()
     };
     let reference = load_image(image.as_ref())?;

@@ -37,6 +37,7 @@ impl Case {
             images: image.into_iter().collect(),
             scale: number("scale"),
             scheduler: None,
+            eta: 0.0,
             num_steps: count("steps") as usize,
             guidance_scale: number("guidance_scale"),
             seed: count("seed"),

@@ -6,6 +6,7 @@ mod support;
 
 use image::RgbImage;
 use ipa_clip::{ClipTokenizer, ImageProcessor, TextFeatures, TextTower, VisionFeatures, VisionTower, pixel_tensor};
+use ipa_core::read_config;
 use ipa_core::tch::Tensor;
 use serde_json::Value;
 use support::{F32, Fixture, TOLERANCE, assert_close, fixture_path, relative_error, tiny_sd};
@@ -127,7 +128,8 @@ fn picture(bytes: &Tensor) -> RgbImage {
 #[test]
 fn pictures_of_every_shape_are_preprocessed_as_the_reference_does() {
     let fixture = Fixture::open("models/preprocess");
-    let processor = ImageProcessor::from_folder(&tiny_sd("feature_extractor")).unwrap();
+    let tower = read_config(&tiny_sd("image_encoder")).unwrap();
+    let processor = ImageProcessor::for_tower(&tiny_sd("feature_extractor"), &tower).unwrap();
     let sizes: Vec<&str> = fixture.names().filter_map(|name| name.strip_suffix(".input")).collect();
     assert_eq!(sizes.len(), 9);
     for size in sizes {

@@ -7,10 +7,11 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use ipa_adapter::{AdapterConfig, IpAdapter};
 use ipa_clip::load_image;
-use ipa_core::tch::{Kind, Tensor};
+use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_core::{Component, save_tensors};
 use ipa_sample::{NoiseSchedule, SchedulerConfig};
 use ipa_train::{
@@ -29,19 +30,13 @@ const LEARNING_RATE: f64 = 1e-4;
 const PARAMETER_TOLERANCE: f64 = 5e-7;
 const ADAPTER: &str = "ip_adapter.safetensors";
 
-/// Draws with what the reference drops at them.
-///
-/// The draws beside a bound differ from it in the last bit alone, which `serde_json` does not keep; `str::parse` does.
+/// Draws, some of them the number beside a bound, with what the reference drops at them.
 fn expected_drops() -> Vec<(f64, Drops)> {
     let text = fs::read_to_string(fixture_path("training/dropout.json")).unwrap();
-    let draws = text.lines().filter_map(|line| line.trim().strip_prefix("\"draw\": "));
-    let draws = draws.map(|number| number.trim_end_matches(',').parse::<f64>().unwrap());
     let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
     let flag = |row: &Value, name: &str| row[name].as_bool().unwrap();
-    let expected = |row: &Value| Drops { image: flag(row, "drop_image"), text: flag(row, "drop_text") };
-    let drops: Vec<(f64, Drops)> = draws.zip(rows.iter().map(expected)).collect();
-    assert_eq!(drops.len(), rows.len());
-    drops
+    let drops = |row: &Value| Drops { image: flag(row, "drop_image"), text: flag(row, "drop_text") };
+    rows.iter().map(|row| (row["draw"].as_f64().unwrap(), drops(row))).collect()
 }
 
 #[test]
@@ -266,6 +261,60 @@ fn a_run_killed_after_a_checkpoint_and_resumed_ends_in_the_same_bytes() {
     };
     resumed.run(killed.path(), note).unwrap();
     assert_eq!(steps, [3, 4]); // step 3 again: its work was lost
-    let bytes = |folder: &TempDir| fs::read(folder.path().join(ADAPTER)).unwrap();
-    assert!(bytes(&whole) == bytes(&killed));
+    for file in [ADAPTER, "losses.jsonl"] {
+        let bytes = |folder: &TempDir| fs::read(folder.path().join(file)).unwrap();
+        assert!(bytes(&whole) == bytes(&killed), "{file}");
+    }
+}
+
+#[test]
+fn a_run_shorter_than_save_steps_makes_its_folder_and_writes_its_result() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let folder = out.path().join("new/run");
+    let config = TrainConfig { epochs: 1, batch: 3, ..TrainConfig::mini(64) };
+    Trainer::new(&models, &dataset, config, None, |_| {}).unwrap().run(&folder, go_on).unwrap();
+    assert!(folder.join(ADAPTER).is_file());
+    assert_eq!(fs::read_to_string(folder.join("losses.jsonl")).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn a_request_to_stop_on_a_saving_step_saves_once() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let checkpoint = out.path().join("checkpoint-2");
+    let stop = |progress: Progress| match progress.step {
+        2 => {
+            assert!(!checkpoint.exists(), "saved before, it would now be replaced");
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    };
+    let error = start(&models, &dataset, 2).run(out.path(), stop).unwrap_err();
+    assert!(matches!(error, TrainError::Interrupted { step: 2 }), "{error:?}");
+    assert!(checkpoint.join(ADAPTER).is_file());
+}
+
+#[test]
+fn a_new_run_does_not_begin_among_the_checkpoints_of_another() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    start(&models, &dataset, 1).run(out.path(), go_on).unwrap();
+    let error = start(&models, &dataset, 2).run(out.path(), go_on).unwrap_err();
+    let is_latest = |checkpoint: &Path| checkpoint == out.path().join("checkpoint-2");
+    assert!(matches!(&error, TrainError::UsedFolder { checkpoint } if is_latest(checkpoint)), "{error:?}");
+}
+
+#[test]
+fn a_run_on_other_pictures_of_the_same_names_is_another() {
+    let (models, (pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    start(&models, &dataset, 1).run(out.path(), go_on).unwrap();
+    fs::copy(pictures.path().join("rotated.jpg"), pictures.path().join("tall.jpg")).unwrap();
+    let error = start(&models, &dataset, 1).resume(out.path()).unwrap_err();
+    assert!(matches!(&error, TrainError::OtherRun { field, .. } if field == "pictures"), "{error:?}");
+}
+
+#[test]
+fn training_in_f16_is_refused() {
+    let models = FrozenModels::load(&tiny_sd(""), None, (Device::Cpu, Kind::Half)).unwrap();
+    let (_pictures, dataset) = dataset();
+    let error = Trainer::new(&models, &dataset, TrainConfig::mini(64), None, |_| {}).unwrap_err();
+    assert!(matches!(error, TrainError::HalfPrecision), "{error:?}");
 }

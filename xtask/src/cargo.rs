@@ -28,7 +28,7 @@ pub(crate) fn demo(args: &[OsString]) -> Result<ExitCode> {
 
 /// The training of the pocket model.
 pub(crate) fn pocket(args: &[OsString]) -> Result<ExitCode> {
-    let cargo_args = ["run", "--release", "--package", "ipa-train", "--bin", "pocket", "--"];
+    let cargo_args = ["run", "--release", "--package", "ipa", "--example", "pocket", "--"];
     // The allocator keeps freed memory: every step needs as much again, and getting it from the system took a third
     // of the time.
     with_libtorch_and(&cargo_args, args, &[("MIMALLOC_PURGE_DELAY", "-1")])

@@ -14,7 +14,11 @@ use crate::python;
 const REFERENCES: [(&str, &str); 3] = [("torch", "2.11.0"), ("diffusers", "0.42.1"), ("transformers", "5.23.0")];
 
 /// Runs every fixture script; stops at the first that fails.
-pub(crate) fn run() -> Result<ExitCode> {
+pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
+    if !args.is_empty() {
+        eprintln!("error: `cargo xtask fixtures` takes no arguments");
+        return Ok(ExitCode::from(2));
+    }
     let python = reference_python()?;
     for script in scripts(&checkout().join("tests/fixtures"))? {
         println!("{}", script.display());

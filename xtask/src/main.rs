@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
-            error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
+            error.chain().skip(1).for_each(|cause| eprintln!("  caused by: {cause}"));
             ExitCode::FAILURE
         }
     }
@@ -46,7 +46,7 @@ fn run(chore: Option<&str>, args: Vec<OsString>) -> Result<ExitCode> {
         Some("test") => cargo::test(&args),
         Some("pocket") => cargo::pocket(&args),
         Some("parity") => cargo::parity(&args),
-        Some("fixtures") => fixtures::run(),
+        Some("fixtures") => fixtures::run(&args),
         None | Some("help" | "--help" | "-h") => {
             println!("{HELP}");
             Ok(ExitCode::SUCCESS)

@@ -1,8 +1,10 @@
 //! Arguments that several commands share.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Args, Command, ValueHint};
 use ipa_core::device::{DeviceError, parse_device, parse_kind};
 use ipa_core::tch::{Device, Kind};
 
@@ -13,11 +15,13 @@ use crate::model::ModelSource;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeviceArgs {
     /// Where to compute: auto, cpu, cuda, cuda:N or mps
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", default_value = "auto", hide_possible_values = true)]
+    #[arg(value_parser = Suggested(&["auto", "cpu", "cuda", "mps"]))]
     device: String,
     /// Precision: auto, f32, f16 or bf16; auto is bf16 or f16 on a graphics card and f32 on the CPU
-    #[arg(long, value_name = "KIND", default_value = "auto")]
-    dtype: String,
+    #[arg(long, value_name = "KIND", default_value = "auto", hide_possible_values = true)]
+    #[arg(value_parser = Suggested(&["auto", "f32", "f16", "bf16"]))]
+    pub(crate) dtype: String,
 }
 
 impl DeviceArgs {
@@ -31,14 +35,30 @@ impl DeviceArgs {
     }
 }
 
+/// Takes any text, as of `cuda:N` there is no end, but shells complete these.
+#[derive(Debug, Clone, Copy)]
+struct Suggested(&'static [&'static str]);
+
+impl TypedValueParser for Suggested {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(|name| PossibleValue::new(*name))))
+    }
+}
+
 /// The base model and its image encoder.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
     /// Base model: a diffusers-style folder, or `pocket` for the small one inside this program
-    #[arg(long, value_name = "FOLDER|pocket")]
+    #[arg(long, value_name = "FOLDER|pocket", value_hint = ValueHint::DirPath)]
     pub(crate) model: String,
     /// The adapter's image encoder: a transformers-style CLIP folder; without it, the model's own `image_encoder`
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) image_encoder: Option<PathBuf>,
 }
 

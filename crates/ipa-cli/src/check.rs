@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::Args;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueHint};
 use image::RgbImage;
 use ipa_clip::ClipModel;
 use ipa_metrics::{CaseScore, MAPPING};
-use ipa_sample::{GenerateRequest, Pipeline, write_png};
+use ipa_sample::{GenerateRequest, Pipeline, SamplerKind, write_png};
 use ipa_train::Dataset;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,9 @@ use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
 use crate::failure::UsageError;
 use crate::{images, interrupt, model, output, progress, scores};
 
-const NUM_CASES: usize = 3;
+pub(crate) const NUM_CASES: usize = 3;
+/// Strength of the reference images that leaves room for the prompt.
+pub(crate) const SCALE: f64 = 0.6;
 
 /// See in three tests how good an adapter is
 ///
@@ -25,7 +28,7 @@ const NUM_CASES: usize = 3;
 #[command(after_help = "Examples:\n  \
     ipa check --model pocket\n  \
     ipa check --model stable-diffusion-v1-5 --adapter ip-adapter_sd15.safetensors --image-encoder image_encoder \\\n    \
-    --clip clip-vit-large-patch14 --tests tests.toml\n\n\
+    --scheduler ddim --clip clip-vit-large-patch14 --tests tests.toml\n\n\
     A tests file names three cases:\n  \
     [[case]]\n  image = \"cat.png\"\n  prompt = \"a cat in a garden\"")]
 pub(crate) struct CheckArgs {
@@ -40,16 +43,16 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "tests")]
     data: Option<PathBuf>,
     /// The CLIP that scores: a transformers-style CLIPModel folder [default: the model's own `clip`]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     clip: Option<PathBuf>,
-    /// Strength of the reference images
-    #[arg(long, value_name = "F", default_value_t = 0.6)]
+    /// Strength of the reference images: 0 none, 1 as trained; 0.6 leaves room for the prompt
+    #[arg(long, value_name = "F", default_value_t = SCALE)]
     scale: f64,
     /// Denoising steps
     #[arg(long, value_name = "N", default_value_t = 50)]
     steps: usize,
     /// Sampler [default: the model's own]
-    #[arg(long, value_name = "NAME", value_parser = ["ddim"])]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name)))]
     scheduler: Option<String>,
     /// Seed of the noise
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -98,6 +101,7 @@ struct TestsCase {
 struct Line<'a> {
     case: &'a str,
     prompt: &'a str,
+    reference: PathBuf,
     file: PathBuf,
     #[serde(flatten)]
     score: CaseScore,
@@ -161,19 +165,27 @@ pub(crate) fn check(
 }
 
 fn cases(args: &CheckArgs) -> Result<Vec<Case>> {
-    let cases = match (&args.tests, &args.data) {
-        (Some(path), _) => from_tests(path)?,
-        (None, Some(path)) => from_data(path)?,
-        (None, None) if args.model.model == model::POCKET => from_world(),
+    match (&args.tests, &args.data) {
+        (Some(path), _) => Ok(three(from_tests(path)?, path, "`[[case]]` tables")?),
+        (None, Some(path)) => Ok(three(from_data(path)?, path, "pictures")?),
+        (None, None) if args.model.model == model::POCKET => Ok(from_world()),
         (None, None) => {
             let text = "no tests: name three with `--tests`, or a list of pictures not trained on with `--data`";
-            return Err(UsageError(text.to_owned()).into());
+            Err(UsageError(text.to_owned()).into())
         }
-    };
-    if cases.len() != NUM_CASES {
-        return Err(UsageError(format!("{} tests where {NUM_CASES} are needed", cases.len())).into());
     }
-    Ok(cases)
+}
+
+/// The cases of a file, if they are as many as a check has.
+fn three(cases: Vec<Case>, path: &Path, kind: &str) -> Result<Vec<Case>, UsageError> {
+    match cases.len() {
+        NUM_CASES => Ok(cases),
+        num => Err(UsageError(format!("{}: a check needs {NUM_CASES} {kind}, and here are {num}", path.display()))),
+    }
+}
+
+pub(crate) fn test_name(index: usize) -> String {
+    format!("test {}", index + 1)
 }
 
 fn from_tests(path: &Path) -> Result<Vec<Case>> {
@@ -182,7 +194,7 @@ fn from_tests(path: &Path) -> Result<Vec<Case>> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let case = |(index, test): (usize, TestsCase)| {
         let reference = images::load(&[folder.join(test.image)])?.swap_remove(0);
-        Ok(Case { name: format!("test {}", index + 1), reference, prompt: test.prompt })
+        Ok(Case { name: test_name(index), reference, prompt: test.prompt })
     };
     tests.case.into_iter().enumerate().map(case).collect()
 }
@@ -191,7 +203,7 @@ fn from_data(path: &Path) -> Result<Vec<Case>> {
     let dataset = Dataset::open(path)?;
     let case = |row| {
         let prompt = dataset.text(row).to_owned();
-        Ok(Case { name: format!("row {row}"), reference: dataset.picture(row)?, prompt })
+        Ok(Case { name: test_name(row), reference: dataset.picture(row)?, prompt })
     };
     (0..dataset.len().min(NUM_CASES)).map(case).collect()
 }
@@ -199,41 +211,47 @@ fn from_data(path: &Path) -> Result<Vec<Case>> {
 /// Held-out scenes of the drawn world; the prompts leave out what the reference shows.
 fn from_world() -> Vec<Case> {
     let case = |index| {
-        let scene = ipa_pocket::Scene::draw_at(0, index, ipa_pocket::Split::HeldOut);
-        let prompt = ipa_pocket::caption(&scene, 0, index);
-        Case { name: format!("scene {}", index + 1), reference: ipa_pocket::render(&scene, 64), prompt }
+        let scene = ipa_pocket::Scene::draw_at(0, index as u64, ipa_pocket::Split::HeldOut);
+        let prompt = ipa_pocket::caption(&scene, 0, index as u64);
+        Case { name: test_name(index), reference: ipa_pocket::render(&scene, 64), prompt }
     };
-    (0..NUM_CASES as u64).map(case).collect()
+    (0..NUM_CASES).map(case).collect()
 }
 
 fn file(folder: &Path, index: usize) -> PathBuf {
     folder.join(format!("test-{}.png", index + 1))
 }
 
-/// Writes every picture beside its reference.
+fn reference_file(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("test-{}-reference.png", index + 1))
+}
+
+/// Writes every picture beside its reference, which its request names.
 fn save(checked: &[Checked], settings: &GenerateRequest, folder: &Path) -> Result<()> {
     output::create_folder(folder)?;
     for (index, Checked { case, picture, .. }) in checked.iter().enumerate() {
-        let request = GenerateRequest { prompt: case.prompt.clone(), ..settings.clone() };
+        let reference = reference_file(folder, index);
+        output::write_picture(&reference, &case.reference)?;
+        let (prompt, images) = (case.prompt.clone(), vec![reference]);
+        let request = GenerateRequest { prompt, images, ..settings.clone() };
         write_png(&file(folder, index), picture, &serde_json::to_value(request)?)?;
-        let reference = folder.join(format!("test-{}-reference.png", index + 1));
-        write_png(&reference, &case.reference, &serde_json::Value::Null)?;
     }
     Ok(())
 }
 
 fn tell(checked: &[Checked], args: &CheckArgs) -> Result<()> {
     for (index, Checked { case, score, .. }) in checked.iter().enumerate() {
+        let (reference, file) = (reference_file(&args.output, index), file(&args.output, index));
+        let (case, prompt) = (case.name.as_str(), case.prompt.as_str());
         if args.json {
-            let file = file(&args.output, index);
-            let (case, prompt) = (case.name.as_str(), case.prompt.as_str());
-            output::json_line(&Line { case, prompt, file, score: *score, mapping: MAPPING })?;
+            output::json_line(&Line { case, prompt, reference, file, score: *score, mapping: MAPPING })?;
         } else {
-            output::line(format_args!("{}: \"{}\"\n  {score}", case.name, case.prompt))?;
+            let (file, reference) = (file.display(), reference.display());
+            output::line(format_args!("{case}: \"{prompt}\"\n  {score}\n  {file} after {reference}"))?;
         }
     }
     if !args.json {
-        output::line(format_args!("\n{MAPPING}\npictures: {}", args.output.display()))?;
+        output::line(format_args!("\n{MAPPING}"))?;
     }
     Ok(())
 }

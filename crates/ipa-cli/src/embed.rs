@@ -27,8 +27,8 @@ pub(crate) struct EmbedArgs {
     model: ModelArgs,
     #[command(flatten)]
     adapter: AdapterArgs,
-    /// An image; may be given several times
-    #[arg(long = "image", value_name = "FILE", required = true)]
+    /// Images, one or several
+    #[arg(long = "image", value_name = "FILE", required = true, num_args = 1..)]
     images: Vec<PathBuf>,
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]

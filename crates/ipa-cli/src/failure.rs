@@ -40,15 +40,39 @@ static LAST_PLACE: Mutex<Option<String>> = Mutex::new(None);
 
 fn text(error: &anyhow::Error) -> String {
     let causes = error.chain().skip(1).map(|cause| format!("  caused by: {cause}\n"));
-    format!("error: {error}\n{}", causes.collect::<String>())
+    let flag = error.chain().find_map(field).map(|field| format!("  flag: `{}`\n", flag(field)));
+    format!("error: {error}\n{}{}", causes.collect::<String>(), flag.unwrap_or_default())
 }
 
 fn is_usage(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<UsageError>()
-        || cause.is::<RequestError>()
-        || matches!(cause.downcast_ref(), Some(PipelineError::Request(_)))
-        || matches!(cause.downcast_ref(), Some(TrainError::Field { .. }))
+        || request_error(cause).is_some_and(|error| !matches!(error, RequestError::Read { .. }))
+        || matches!(cause.downcast_ref(), Some(TrainError::Field { .. } | TrainError::HalfPrecision))
         || matches!(cause.downcast_ref(), Some(DeviceError::UnknownDevice { .. } | DeviceError::UnknownKind { .. }))
+}
+
+/// The pipeline passes a request's error on as its own, so it is no cause of that.
+fn request_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a RequestError> {
+    match cause.downcast_ref() {
+        Some(PipelineError::Request(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    }
+}
+
+/// The field whose value is out of its range.
+fn field(cause: &(dyn Error + 'static)) -> Option<&'static str> {
+    match (request_error(cause), cause.downcast_ref()) {
+        (Some(RequestError::Field { field, .. }), _) | (_, Some(TrainError::Field { field, .. })) => Some(field),
+        _ => None,
+    }
+}
+
+/// The flag that sets a field: its name but for one.
+fn flag(field: &str) -> String {
+    match field {
+        "num_steps" => "--steps".to_owned(),
+        _ => format!("--{}", field.replace('_', "-")),
+    }
 }
 
 /// Files are written by `ipa-formats`, whose errors are [`ipa_formats::FormatError`]: what is a plain I/O error here
@@ -93,6 +117,16 @@ mod tests {
     }
 
     #[test]
+    fn a_field_out_of_range_comes_with_its_flag() {
+        let request = |field| RequestError::Field { field, value: "0".to_owned(), allowed: "choose 1 to 1000" };
+        let error = PipelineError::from(request("num_steps")).into();
+        assert_eq!(text(&error), "error: `num_steps` is 0; choose 1 to 1000\n  flag: `--steps`\n");
+        assert!(text(&request("num_images").into()).contains("`--num-images`"));
+        let error = TrainError::Field { field: "save_steps", value: "0".to_owned(), allowed: "choose at least 1" };
+        assert!(text(&error.into()).contains("`--save-steps`"));
+    }
+
+    #[test]
     fn ranges_and_names_are_the_users_arguments() {
         let usage = |error: anyhow::Error| error.chain().any(is_usage);
         let field = || RequestError::Field { field: "width", value: "100".to_owned(), allowed: "a multiple of 8" };
@@ -100,6 +134,9 @@ mod tests {
         assert!(usage(PipelineError::from(field()).into()));
         assert!(usage(anyhow::Error::from(field()).context("while drawing")));
         assert!(usage(DeviceError::UnknownDevice { name: "gpu".to_owned() }.into()));
+        assert!(usage(TrainError::HalfPrecision.into()));
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        assert!(!usage(RequestError::Read { path: "request.toml".into(), source }.into()));
         assert!(!usage(DeviceError::Unavailable { name: "cuda".to_owned(), reason: "no card" }.into()));
         assert!(!usage(PipelineError::NotANumber.into()));
     }

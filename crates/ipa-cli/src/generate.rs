@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use ipa_core::save_tensors;
 use ipa_core::tch::Kind;
-use ipa_sample::{GenerateRequest, Generated, Pipeline, write_png};
+use ipa_sample::{GenerateRequest, Generated, Pipeline, SamplerKind, write_png};
 use serde::Serialize;
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
@@ -46,11 +47,12 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 struct RequestArgs {
-    /// TOML file with fields of a request: prompt, negative_prompt, images, scale, num_steps, …
+    /// TOML file with fields of a request: prompt, negative_prompt, images, scale, scheduler, num_steps,
+    /// guidance_scale, seed, num_images, width, height; paths relative to its folder
     #[arg(long, value_name = "FILE")]
     request: Option<PathBuf>,
-    /// Reference image; several are one prompt together
-    #[arg(long = "image", value_name = "FILE")]
+    /// Reference images; several are one prompt together
+    #[arg(long = "image", value_name = "FILE", num_args = 1..)]
     images: Vec<PathBuf>,
     /// Strength of the reference images: 0 none, 1 as trained [default: 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
@@ -68,7 +70,7 @@ struct RequestArgs {
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     guidance_scale: Option<f64>,
     /// Sampler [default: the model's own]
-    #[arg(long, value_name = "NAME", value_parser = ["ddim"])]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name)))]
     scheduler: Option<String>,
     /// Seed of the noise, as diffusers' CPU generator takes it [default: 0]
     #[arg(long, value_name = "N")]
@@ -138,7 +140,12 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
     let target = Target::new(args.output, request.num_images)?;
     let options = args.device.options()?;
     target.check()?;
-    args.save_latents.as_deref().map_or(Ok(()), output::check_file)?;
+    if let Some(latents) = &args.save_latents {
+        output::check_file(latents)?;
+        if (0..request.num_images as usize).any(|index| target.file(index) == *latents) {
+            return Err(usage("`--save-latents` and `--output` are the same file: name two"));
+        }
+    }
     let source = model::resolve(&args.model.model)?;
     let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
     let references = images::load(&request.images)?;

@@ -7,6 +7,7 @@ use clap::Args;
 use ipa_formats::{
     AdapterInfo, ComponentInspection, Content, FileInspection, Inspection, TensorListing, WeightsSummary, inspect,
 };
+use serde::Serialize;
 
 use crate::{model, output};
 
@@ -28,17 +29,33 @@ pub(crate) struct InspectArgs {
     json: bool,
 }
 
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Inspected<'a> {
+    #[serde(flatten)]
+    inspection: &'a Inspection,
+    /// The file that comes with the pocket model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<&'a Inspection>,
+}
+
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
-    let path = match args.path.to_str() {
-        Some(model::POCKET) => model::resolve(model::POCKET)?.folder,
-        _ => args.path.clone(),
+    let (path, adapter) = match args.path.to_str() {
+        Some(model::POCKET) => {
+            let source = model::resolve(model::POCKET)?;
+            (source.folder, source.adapter)
+        }
+        _ => (args.path.clone(), None),
     };
     let inspection = inspect(&path)?;
+    let adapter = adapter.as_deref().map(inspect).transpose()?;
     if args.json {
-        output::json_line(&inspection)?;
+        output::json_line(&Inspected { inspection: &inspection, adapter: adapter.as_ref() })?;
     } else {
-        for line in describe(&inspection, args.tensors)? {
-            output::line(line)?;
+        for inspection in [Some(&inspection), adapter.as_ref()].into_iter().flatten() {
+            for line in describe(inspection, args.tensors)? {
+                output::line(line)?;
+            }
         }
     }
     match problems(&inspection).len() {
@@ -137,7 +154,7 @@ fn describe_adapter(adapter: &AdapterInfo) -> Vec<String> {
 }
 
 /// The name that JSON has for a kind or base.
-fn name(value: &impl serde::Serialize) -> String {
+fn name(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 

@@ -1,10 +1,11 @@
 //! Ctrl-C: a flag that is looked at between two steps, so that nothing is torn apart in the middle of one.
 
+use std::ffi::c_int;
 use std::io::{IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
 use std::panic;
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use ipa_sample::PipelineError;
@@ -14,9 +15,14 @@ use ipa_sample::PipelineError;
 #[error("interrupted; {0}")]
 pub(crate) struct Interrupted(pub(crate) String);
 
-static REQUESTED: AtomicBool = AtomicBool::new(false);
+/// Signals within this time are one request: `timeout` and some shells send theirs twice.
+const ONE_REQUEST: Duration = Duration::from_millis(500);
 
-/// From here on Ctrl-C (and a request to terminate) sets the flag in place of ending the program.
+/// When the user first asked.
+static REQUESTED: OnceLock<Instant> = OnceLock::new();
+
+/// From here on Ctrl-C (and a request to terminate) sets the flag in place of ending the program; a second one ends it
+/// at once, whatever it is doing. Files are renamed when they are whole, so none is half-written then either.
 ///
 /// # Errors
 /// If the system lets no handler be set.
@@ -28,15 +34,26 @@ pub(crate) fn listen() -> Result<()> {
 }
 
 fn note() {
+    let now = Instant::now();
+    let first = *REQUESTED.get_or_init(|| now);
     let mut stderr = std::io::stderr();
-    if !REQUESTED.swap(true, Ordering::Relaxed) && stderr.is_terminal() {
-        let _ = writeln!(stderr, "\nstopping after the step that is running");
+    if first == now && stderr.is_terminal() {
+        let _ = writeln!(stderr, "\nstopping after the step that is running; Ctrl-C again stops at once");
     }
+    if now - first > ONE_REQUEST {
+        _exit(1);
+    }
+}
+
+unsafe extern "C" {
+    /// The C library's: ends the process without what `exit` runs first, libtorch's destructors, which the threads
+    /// that still compute would not survive.
+    safe fn _exit(status: c_int) -> !;
 }
 
 /// Whether the user wants the work to stop.
 pub(crate) fn requested() -> bool {
-    REQUESTED.load(Ordering::Relaxed)
+    REQUESTED.get().is_some()
 }
 
 /// For callbacks that may stop what calls them.

@@ -5,7 +5,9 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use ipa_formats::FormatError;
+use image::RgbImage;
+use ipa_formats::{FormatError, write_atomically};
+use ipa_metrics::encode_png;
 use serde::Serialize;
 
 /// Writes a line to standard output.
@@ -74,6 +76,14 @@ pub(crate) fn create_folder_of(file: &Path) -> Result<(), FormatError> {
         Some(folder) if !folder.as_os_str().is_empty() => create_folder(folder),
         _ => Ok(()),
     }
+}
+
+/// Writes a picture that no request drew, such as a reference; what was drawn goes through `ipa_sample::write_png`.
+///
+/// # Errors
+/// [`FormatError::Write`] naming the file.
+pub(crate) fn write_picture(path: &Path, picture: &RgbImage) -> Result<(), FormatError> {
+    write_atomically(path, |file| file.write_all(&encode_png(picture)))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! From pictures and captions to cosines: what CLIP sees, handed to `ipa-metrics`.
+//! From pictures and captions to cosines, by the CLIP that scores.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use image::RgbImage;
 use ipa_clip::ClipModel;
-use ipa_core::tch::{Device, Kind, Tensor};
-use ndarray::Array2;
+use ipa_core::tch::{Device, Kind};
+use ipa_train::pretrain::scores::cosines;
 
 use crate::model::ModelSource;
 
@@ -27,7 +27,7 @@ pub(crate) fn clip_model(named: Option<&Path>, source: &ModelSource, options: (D
 /// # Errors
 /// If an embedding is not a direction, as broken weights make it.
 pub(crate) fn image_cosines(clip: &ClipModel, pictures: &[RgbImage], references: &[RgbImage]) -> Result<Vec<f64>> {
-    cosines(&clip.image_embeds(pictures), &clip.image_embeds(references))
+    Ok(cosines(&clip.image_embeds(pictures), &clip.image_embeds(references))?)
 }
 
 /// Cosines of pictures with their captions, pair by pair.
@@ -35,15 +35,5 @@ pub(crate) fn image_cosines(clip: &ClipModel, pictures: &[RgbImage], references:
 /// # Errors
 /// As [`image_cosines`].
 pub(crate) fn text_cosines(clip: &ClipModel, pictures: &[RgbImage], captions: &[&str]) -> Result<Vec<f64>> {
-    cosines(&clip.image_embeds(pictures), &clip.text_embeds(captions)?)
-}
-
-fn cosines(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
-    Ok(ipa_metrics::cosines(to_array(a)?.view(), to_array(b)?.view())?.to_vec())
-}
-
-fn to_array(embeds: &Tensor) -> Result<Array2<f32>> {
-    let (rows, columns) = embeds.size2()?;
-    let flat = Vec::<f32>::try_from(embeds.to_device(Device::Cpu).to_kind(Kind::Float).reshape([-1]))?;
-    Ok(Array2::from_shape_vec((rows as usize, columns as usize), flat)?)
+    Ok(cosines(&clip.image_embeds(pictures), &clip.text_embeds(captions)?)?)
 }

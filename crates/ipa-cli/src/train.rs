@@ -1,16 +1,16 @@
 //! `ipa train`
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use ipa_core::tch::Kind;
-use ipa_train::{Dataset, FrozenModels, Progress, TrainConfig, Trainer};
+use ipa_train::{Dataset, FrozenModels, Progress, TrainConfig, TrainError, Trainer, check_unused, latest_checkpoint};
 use serde_json::json;
 
 use crate::args::{DeviceArgs, ModelArgs};
-use crate::failure::UsageError;
+use crate::model::POCKET;
 use crate::{interrupt, model, output, progress};
 
 /// Train an adapter on captioned pictures
@@ -19,14 +19,14 @@ use crate::{interrupt, model, output, progress};
 /// encoders stay as they are. Without `--init-adapter`, keys and values start as copies of the UNet's own.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
-    ipa train --model pocket --data assets/mascot/data.json --output out/mascot --epochs 20")]
+    ipa train --model pocket --init-adapter pocket --data assets/mascot/data.json --output out/mascot")]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The pictures: a JSON list of {"image_file": …, "text": …}, paths relative to its folder
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Folder for checkpoints and the finished ip_adapter.safetensors
+    /// Folder for checkpoints, losses.jsonl and the finished ip_adapter.safetensors
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
     /// Kind of adapter
@@ -35,8 +35,8 @@ pub(crate) struct TrainArgs {
     /// Settings to start from; single flags override them
     #[arg(long, value_enum, default_value = "mini")]
     preset: Preset,
-    /// Go on from this adapter, such as a published one
-    #[arg(long, value_name = "FILE")]
+    /// Go on from this adapter, such as a published one; `pocket` is the pocket model's own
+    #[arg(long, value_name = "FILE|pocket")]
     init_adapter: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingsArgs,
@@ -104,24 +104,24 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let Preset::Mini = args.preset;
     args.settings.over(TrainConfig::mini(512)).check()?;
     let (device, kind) = args.device.options()?;
-    if kind == Kind::Half {
-        let text = "training in f16 needs loss scaling, which is not built yet: use `--dtype bf16` or `--dtype f32`";
-        return Err(UsageError(text.to_owned()).into());
-    }
+    let kind = training_kind(&args.device.dtype, kind)?;
     output::check_folder(&args.output)?;
+    match args.resume {
+        true => latest_checkpoint(&args.output).map(drop),
+        false => check_unused(&args.output),
+    }?;
     let dataset = Dataset::open(&args.data)?;
+    let init = args.init_adapter.as_deref().map(adapter_file).transpose()?;
     let source = model::resolve(&args.model.model)?;
     let models = FrozenModels::load(&source.folder, args.model.image_encoder.as_deref(), (device, kind))?;
     let config = args.settings.over(TrainConfig::mini(models.native_side()));
 
     let bar = progress::bar(dataset.len() as u64, "encoding", args.json);
-    let init = args.init_adapter.as_deref();
-    let mut trainer = Trainer::new(&models, &dataset, config, init, |row| {
+    let mut trainer = Trainer::new(&models, &dataset, config, init.as_deref(), |row| {
         bar.set_position(row as u64);
         interrupt::stop_if_requested("nothing was written");
     })?;
     bar.finish_and_clear();
-    output::create_folder(&args.output)?;
     if args.resume {
         trainer.resume(&args.output)?;
     }
@@ -134,8 +134,27 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     Ok(())
 }
 
+/// What to train in: f16 needs loss scaling, so where `auto` is f16, f32.
+fn training_kind(name: &str, kind: Kind) -> Result<Kind, TrainError> {
+    match (name, kind) {
+        ("auto", Kind::Half) => Ok(Kind::Float),
+        (_, Kind::Half) => Err(TrainError::HalfPrecision),
+        _ => Ok(kind),
+    }
+}
+
+/// The adapter that `--init-adapter` names: `pocket`, or a file.
+fn adapter_file(name: &Path) -> Result<PathBuf> {
+    if name != Path::new(POCKET) {
+        return Ok(name.to_owned());
+    }
+    model::resolve(POCKET)?.adapter.context("the pocket model in this program lacks its adapter")
+}
+
 fn train(trainer: &mut Trainer, args: &TrainArgs) -> Result<()> {
     let bar = progress::bar(trainer.num_steps(), "training", args.json);
+    bar.set_position(trainer.steps_done());
+    bar.reset_eta(); // what was done before a resume took no time of this run
     let mut said = Ok(());
     trainer.run(&args.output, |Progress { step, steps, loss }| {
         bar.set_position(step);
@@ -147,4 +166,16 @@ fn train(trainer: &mut Trainer, args: &TrainArgs) -> Result<()> {
     })?;
     bar.finish_and_clear();
     Ok(said?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn training_in_f16_is_refused_where_it_was_asked_for() {
+        assert!(matches!(training_kind("auto", Kind::Half), Ok(Kind::Float)));
+        assert!(matches!(training_kind("f16", Kind::Half), Err(TrainError::HalfPrecision)));
+        assert!(matches!(training_kind("auto", Kind::BFloat16), Ok(Kind::BFloat16)));
+    }
 }

@@ -227,7 +227,8 @@ fn configurations_that_do_not_fit() {
     refused("block_out_channels", json!("wide"), &[config, "block_out_channels"]);
     refused("down_block_types", json!(vec!["DownBlock3D"; 4]), &[config, "DownBlock3D"]);
     refused("attention_head_dim", json!(0), &[config, "heads"]);
-    refused("cross_attention_dim", json!(40), &[WEIGHTS[0], "attn2.to_k.weight", "40"]);
+    refused("cross_attention_dim", json!(40), &[config, "`cross_attention_dim`", "40", "`hidden_size`", "32"]);
+    refused("layers_per_block", json!(1), &[WEIGHTS[0], "down_blocks.0.attentions.1."]);
     // More numbers than 64 bits can count.
     refused("block_out_channels", json!([16, 24, 32, 4_000_000_000_000_i64]), &["unet/"]);
     let model = make_model();

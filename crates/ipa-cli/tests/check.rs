@@ -9,7 +9,8 @@ use std::path::Path;
 use serde_json::json;
 use support::Ipa;
 use support::files::{
-    assert_empty, copy_folder, fixture, make_dataset, read_json, read_tensors, tiny_sd, write_tensors,
+    assert_empty, copy_folder, fixture, make_dataset, read_json, read_tensors, request_of, tiny_sd, write_request_of,
+    write_tensors,
 };
 use tempfile::TempDir;
 
@@ -57,7 +58,8 @@ fn every_test_has_two_scores_their_mean_a_grade_and_a_picture() {
     let lines = command.and("--json").run().done().json_lines();
     let prompts: Vec<_> = lines.iter().map(|line| line["prompt"].as_str().unwrap()).collect();
     assert_eq!(prompts, ["a cat", "a dog", "a red star"]);
-    for line in &lines {
+    for (index, line) in lines.iter().enumerate() {
+        assert_eq!(line["case"], format!("test {}", index + 1));
         let number = |field: &str| line[field].as_f64().unwrap();
         let (preserved, followed) = (number("reference_preservation"), number("prompt_following"));
         let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found} in {line}");
@@ -70,7 +72,24 @@ fn every_test_has_two_scores_their_mean_a_grade_and_a_picture() {
         assert!(line["mapping"].as_str().unwrap().contains("2.5"), "{line}");
         let picture = image::open(line["file"].as_str().unwrap()).unwrap();
         assert_eq!((picture.width(), picture.height()), (128, 128));
+        let reference = image::open(line["reference"].as_str().unwrap()).unwrap();
+        assert!(reference == image::open(tests.path().join("look.png")).unwrap().into_rgb8().into());
     }
+}
+
+#[test]
+fn a_tests_picture_carries_the_request_that_draws_it_again() {
+    let (clip, tests, output) = (make_clip(), make_tests(), tempfile::tempdir().unwrap());
+    let command = check(output.path()).with("--clip", clip.path()).with("--tests", tests.path().join("tests.toml"));
+    command.run().done();
+    let [picture, reference, file, again] =
+        ["test-2.png", "test-2-reference.png", "request.toml", "again.png"].map(|name| output.path().join(name));
+    assert_eq!(request_of(&picture).unwrap()["images"], json!([reference]));
+    assert_eq!(request_of(&reference), None);
+    write_request_of(&picture, &file);
+    let command = Ipa::on("generate", &tiny_sd("")).with("--adapter", tiny_sd("ip_adapter.safetensors"));
+    command.with("--request", &file).with("--output", &again).run().done();
+    assert!(fs::read(&picture).unwrap() == fs::read(&again).unwrap());
 }
 
 #[test]
@@ -78,7 +97,9 @@ fn people_see_raw_cosines_and_how_they_become_grades() {
     let (clip, data, output) = (make_clip(), make_dataset(THREE_ROWS), tempfile::tempdir().unwrap());
     let command = check(output.path()).with("--clip", clip.path()).with("--data", data.path().join("data.json"));
     let told = command.run().done().stdout;
-    for (words, times) in [("(cos ", 6), ("grade ", 3), ("100 · max(cos, 0)", 1), ("A+ from 90", 1)] {
+    for (words, times) in
+        [("(cos ", 6), ("grade ", 3), ("100 · max(cos, 0)", 1), ("A+ from 90", 1), ("test-2.png after ", 1)]
+    {
         assert_eq!(told.matches(words).count(), times, "`{words}` in {told}");
     }
 }
@@ -96,7 +117,7 @@ fn without_three_tests_there_is_nothing_to_check() {
     let (data, output) = (make_dataset(r#"[{"image_file": "a.png", "text": "a cat"}]"#), tempfile::tempdir().unwrap());
     check(output.path()).run().refused(2, &["--tests", "--data"]);
     let command = check(output.path()).with("--data", data.path().join("data.json"));
-    command.run().refused(2, &["1 tests where 3 are needed"]);
+    command.run().refused(2, &["data.json", "needs 3 pictures, and here are 1"]);
     assert_empty(output.path());
 }
 

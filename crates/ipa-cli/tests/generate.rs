@@ -4,15 +4,15 @@
 
 mod support;
 
-use std::fs::{self, File};
-use std::io::BufReader;
+use std::fs;
 use std::path::Path;
 
 use image::RgbImage;
 use serde_json::{Value, json};
 use support::Ipa;
 use support::files::{
-    assert_empty, edit_json, entries_below, fixture, make_model, read_json, read_values, relative_error, tiny_sd,
+    assert_empty, edit_json, entries_below, fixture, make_model, read_json, read_values, relative_error, request_of,
+    tiny_sd, write_request_of,
 };
 
 /// Rounding differs by 1e-6 in one call of the UNet and is guided, hence amplified, at every step.
@@ -80,14 +80,6 @@ fn assert_drawn_as_diffusers_does(name: &str, num: usize) {
     }
 }
 
-/// The request that a picture carries.
-fn request_of(picture: &Path) -> Value {
-    let reader = png::Decoder::new(BufReader::new(File::open(picture).unwrap())).read_info().unwrap();
-    let chunks = &reader.info().utf8_text;
-    let chunk = chunks.iter().find(|chunk| chunk.keyword == "ipa_request").unwrap();
-    serde_json::from_str(&chunk.get_text().unwrap()).unwrap()
-}
-
 #[test]
 fn a_picture_of_text_is_diffusers_own() {
     assert_drawn_as_diffusers_does("text_only", 1);
@@ -145,12 +137,11 @@ fn a_pictures_own_request_draws_it_again() {
     let command = Ipa::generate(&tiny_sd(""), &first).with_reference().with("--scale", "0.55").with("--seed", "9");
     command.with("--negative-prompt", "\"no\"\tstar, señor").run().done();
 
-    let mut request = request_of(&first);
+    let request = request_of(&first).unwrap();
     assert_eq!([&request["seed"], &request["scale"]], [&json!(9), &json!(0.55)]);
     assert_eq!(request["negative_prompt"], "\"no\"\tstar, señor");
-    request.as_object_mut().unwrap().retain(|_, value| !value.is_null()); // TOML leaves out what is not set
     let file = folder.path().join("request.toml");
-    fs::write(&file, toml::to_string(&request).unwrap()).unwrap();
+    write_request_of(&first, &file);
     let command = Ipa::on("generate", &tiny_sd("")).with("--adapter", tiny_sd("ip_adapter.safetensors"));
     command.with("--request", &file).with("--output", &again).run().done();
     assert!(fs::read(&first).unwrap() == fs::read(&again).unwrap());
@@ -166,11 +157,26 @@ fn flags_go_before_the_request_file_whose_paths_start_at_its_folder() {
     let command = Ipa::on("generate", &tiny_sd("")).with("--adapter", tiny_sd("ip_adapter.safetensors"));
     command.with("--request", &file).with("--seed", "42").with("--width", "72").with("--output", &output).run().done();
 
-    let request = request_of(&output);
+    let request = request_of(&output).unwrap();
     assert_eq!([&request["seed"], &request["width"]], [&json!(42), &json!(72)]);
     assert_eq!([&request["prompt"], &request["images"]], [&json!("a star"), &json!([image])]);
     assert_eq!([&request["num_steps"], &request["height"]], [&json!(2), &json!(72)]);
     assert_eq!(open(&output).dimensions(), (72, 72));
+}
+
+#[test]
+fn a_flag_takes_several_images_and_may_be_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let [wide, tall] = ["wide.png", "tall.jpg"].map(|name| fixture("pictures").join(name));
+    let draw = |name: &str, repeated: Option<&str>| {
+        let output = folder.path().join(name);
+        let command = Ipa::generate(&tiny_sd(""), &output).with("--adapter", tiny_sd("ip_adapter.safetensors"));
+        let command = command.and("--image").and(&wide);
+        repeated.into_iter().fold(command, Ipa::and).and(&tall).run().done();
+        request_of(&output).unwrap()["images"].clone()
+    };
+    assert_eq!(draw("at_once.png", None), json!([wide, tall]));
+    assert_eq!(draw("one_by_one.png", Some("--image")), json!([wide, tall]));
 }
 
 #[test]
@@ -182,7 +188,7 @@ fn values_out_of_range_and_unknown_names_are_wrong_arguments() {
         ("--steps", "0", ["steps", "1 to 1000"]),
         ("--num-images", "0", ["num_images", "1 to 1000"]),
         ("--scale", "nan", ["scale", "NaN"]),
-        ("--scheduler", "euler", ["--scheduler", "ddim"]),
+        ("--scheduler", "dpm", ["--scheduler", "ddim"]),
         ("--device", "gpu", ["`gpu`", "cuda:N"]),
         ("--dtype", "f8", ["`f8`", "bf16"]),
     ] {
@@ -205,7 +211,8 @@ fn arguments_that_do_not_go_together_are_refused_with_what_is_missing() {
         (text.clone().with("--adapter", adapter), ["reference image", "--image"]),
         (text.clone().with("--output", folder.path()), ["--output", "folder"]),
         (text.clone().with("--output", folder.path().join("out.jpg")), ["--output", "png"]),
-        (text.with("--num-images", "2"), ["--output", "need a folder"]),
+        (text.clone().with("--num-images", "2"), ["--output", "need a folder"]),
+        (text.with("--save-latents", &output), ["--save-latents", "the same file"]),
     ] {
         command.run().refused(2, &words);
         assert_empty(folder.path());
@@ -226,20 +233,20 @@ fn a_request_file_with_a_typing_error_is_refused_by_file_and_field() {
 fn a_request_file_with_an_unknown_sampler_is_refused_as_the_flag_is() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("request.toml");
-    fs::write(&file, "scheduler = \"euler\"\n").unwrap();
+    fs::write(&file, "scheduler = \"dpm\"\n").unwrap();
     let command = Ipa::generate(&tiny_sd(""), &folder.path().join("out.png"));
-    command.with("--request", &file).run().refused(2, &["scheduler", "euler", "ddim"]);
+    command.with("--request", &file).run().refused(2, &["scheduler", "dpm", "ddim"]);
 }
 
 #[test]
-fn a_model_with_a_sampler_of_its_own_needs_ddim_named() {
+fn a_model_with_an_unknown_sampler_needs_one_named() {
     let model = make_model();
     edit_json(&model.path().join("scheduler/scheduler_config.json"), |config| {
-        config["_class_name"] = json!("PNDMScheduler");
+        config["_class_name"] = json!("DEISMultistepScheduler");
     });
     let folder = tempfile::tempdir().unwrap();
     let command = Ipa::generate(model.path(), &folder.path().join("out.png"));
-    command.clone().run().refused(1, &["PNDMScheduler", "--scheduler ddim"]);
+    command.clone().run().refused(1, &["DEISMultistepScheduler", "--scheduler"]);
     assert_empty(folder.path());
     command.with("--scheduler", "ddim").run().done();
 }

@@ -6,16 +6,19 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::process::Command;
 
 use support::files::{assert_empty, entries_below, read_tensors, tiny_sd, two_pictures};
 use support::{Ipa, Running};
 
-/// Asserts that every checkpoint is whole and that nothing else lies in the folder.
+/// Asserts that every checkpoint is whole and that nothing but the losses lies beside them.
 #[track_caller]
 fn assert_only_whole_checkpoints(folder: &Path) {
     let parts = ["ip_adapter.safetensors", "optimizer.safetensors", "training.json"];
     let entries = entries_below(folder);
-    let (folders, files): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| !entry.contains('/'));
+    let beside_losses = entries.iter().filter(|entry| *entry != "losses.jsonl");
+    let (folders, files): (Vec<_>, Vec<_>) = beside_losses.partition(|entry| !entry.contains('/'));
     for name in &folders {
         assert!(name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok()), "{entries:#?}");
         assert!(read_tensors(&folder.join(name).join(parts[0])).len() > 1);
@@ -51,7 +54,7 @@ fn an_interrupted_run_can_go_on_as_it_says() {
     running.signal("INT");
     let ended = running.ended().refused(1, &["interrupted"]);
     assert_only_whole_checkpoints(output.path());
-    let has_checkpoint = !entries_below(output.path()).is_empty();
+    let has_checkpoint = entries_below(output.path()).iter().any(|entry| entry.starts_with("checkpoint-"));
     assert_eq!(ended.stderr.contains("--resume"), has_checkpoint, "{ended:#?}");
 }
 
@@ -101,6 +104,29 @@ fn drawing_stops_and_writes_nothing() {
     }
 }
 
+/// The request is a pipe that nobody writes to, so that the program never comes to a place where it could stop.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_second_ctrl_c_ends_at_once_what_cannot_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("request.toml");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let output = folder.path().join("out.png");
+    let mut running = Ipa::generate(&tiny_sd(""), &output).with("--request", &pipe).start();
+    wait_until_listening(&mut running);
+    for _ in 0..500 {
+        if running.has_ended() {
+            break;
+        }
+        running.signal("INT");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(running.has_ended());
+    let ended = running.ended();
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(1), ""));
+    assert_eq!(entries_below(folder.path()), ["request.toml"]);
+}
+
 #[test]
 fn a_full_disk_leaves_no_picture_and_keeps_the_one_before() {
     let folder = tempfile::tempdir().unwrap();
@@ -121,5 +147,5 @@ fn a_full_disk_leaves_no_half_checkpoint() {
     let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
     let command = Ipa::train(data.path(), output.path()).with("--save-steps", "1");
     command.run_on_a_full_disk(blocks).refused(1, &["checkpoint-1", "space"]);
-    assert_empty(output.path());
+    assert_eq!(entries_below(output.path()), ["losses.jsonl"]);
 }

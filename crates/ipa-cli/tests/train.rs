@@ -4,12 +4,17 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipa_formats::SafetensorsFile;
+#[cfg(feature = "pocket")]
+use ipa_formats::sha256_file;
 use serde_json::{Value, json};
 use support::Ipa;
-use support::files::{assert_empty, copy_folder, entries_below, read_values, shapes, tiny_sd, two_pictures};
+use support::files::{
+    assert_empty, copy_folder, edit_tensors, entries_below, make_model, read_json, read_values, shapes, tiny_sd,
+    two_pictures,
+};
 
 /// The step size of the recipe.
 const LEARNING_RATE: f32 = 1e-4;
@@ -17,6 +22,11 @@ const LEARNING_RATE: f32 = 1e-4;
 /// Six steps on two pictures, saved after every second.
 fn six_steps(data: &Path, output: &Path) -> Ipa {
     Ipa::train(data, output).with("--epochs", "3").with("--save-steps", "2")
+}
+
+/// A file or folder of assets.
+fn assets(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets").join(name)
 }
 
 /// The steps of the checkpoints in a folder.
@@ -94,6 +104,10 @@ fn json_is_one_object_a_step_then_the_file() {
         assert!(line["loss"].as_f64().unwrap() > 0.0, "{line}");
     }
     assert_eq!(last["file"], json!(output.path().join("ip_adapter.safetensors")));
+    let kept = fs::read_to_string(output.path().join("losses.jsonl")).unwrap();
+    let kept: Vec<Value> = kept.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said = |line: &Value| json!({ "step": line["step"], "loss": line["loss"] });
+    assert_eq!(kept, [said(first), said(second)]);
 }
 
 #[test]
@@ -115,7 +129,9 @@ fn a_resumed_run_is_the_uninterrupted_one() {
     six_steps(data.path(), &whole).run().done();
     assert_eq!(checkpoints(&whole), [2, 4, 6]);
 
+    // As a kill would leave it: losses may be ahead of the checkpoint.
     copy_folder(&whole.join("checkpoint-2"), &resumed.join("checkpoint-2"));
+    fs::copy(whole.join("losses.jsonl"), resumed.join("losses.jsonl")).unwrap();
     let lines = six_steps(data.path(), &resumed).and("--resume").and("--json").run().done().json_lines();
     let steps: Vec<u64> = lines.iter().filter_map(|line| line["step"].as_u64()).collect();
     assert_eq!(steps, [3, 4, 5, 6]);
@@ -128,19 +144,70 @@ fn resuming_with_other_settings_is_refused_and_changes_nothing() {
     let [before, run] = ["before", "run"].map(|name| output.path().join(name));
     six_steps(data.path(), &run).run().done();
     copy_folder(&run, &before);
-    for (flag, value) in [("--seed", "1"), ("--learning-rate", "0.001"), ("--resolution", "72"), ("--batch", "2")] {
+    let other_model = make_model();
+    edit_tensors(&other_model.path().join("unet/diffusion_pytorch_model.safetensors"), |tensors| {
+        tensors[0].data.to_mut()[0] ^= 1;
+    });
+    let other_model = other_model.path().to_str().unwrap();
+    for (flag, value, field) in [
+        ("--seed", "1", "`config.seed`"),
+        ("--learning-rate", "0.001", "`config.learning_rate`"),
+        ("--resolution", "72", "`config.resolution`"),
+        ("--batch", "2", "`config.batch`"),
+        ("--model", other_model, "`models.unet`"),
+    ] {
         let command = six_steps(data.path(), &run).with(flag, value).and("--resume");
-        command.run().refused(1, &["checkpoint-6", "other settings"]);
+        command.run().refused(1, &["checkpoint-6", "another run", field]);
         assert_same_files(&run, &before);
     }
+}
+
+/// The model that is not there is never looked for.
+#[test]
+fn a_new_run_in_a_used_folder_is_refused_before_anything_is_loaded() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    let [before, run] = ["before", "run"].map(|name| output.path().join(name));
+    six_steps(data.path(), &run).run().done();
+    copy_folder(&run, &before);
+    let command = six_steps(data.path(), &run).with("--model", "nowhere");
+    command.run().refused(1, &["checkpoint-6", "--resume", "another folder"]);
+    assert_same_files(&run, &before);
 }
 
 #[test]
 fn resuming_where_there_is_no_checkpoint_is_refused() {
     let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
     let folder = output.path().join("run");
-    six_steps(data.path(), &folder).and("--resume").run().refused(1, &["no checkpoint", "without `--resume`"]);
-    assert_empty(&folder);
+    let command = six_steps(data.path(), &folder).with("--model", "nowhere").and("--resume");
+    command.run().refused(1, &["no checkpoint", "without `--resume`"]);
+    assert!(!folder.exists());
+}
+
+/// The bundled example: one step from the pocket model's own adapter.
+#[cfg(feature = "pocket")]
+#[test]
+fn the_pocket_models_adapter_is_gone_on_from_by_name() {
+    let (cache, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let command = Ipa::train(&assets("mascot"), output.path()).with("--model", "pocket");
+    let command = command.with("--init-adapter", "pocket").with("--epochs", "1").with("--batch", "5");
+    command.with("--save-steps", "1").run_with_cache(cache.path()).done();
+    let adapter = assets("pocket/ip_adapter.safetensors");
+    let settings = read_json(&output.path().join("checkpoint-1/training.json"));
+    assert_eq!(settings["init_adapter"], json!(sha256_file(&adapter).unwrap()));
+    assert_eq!(shapes(&output.path().join("ip_adapter.safetensors")), shapes(&adapter));
+}
+
+#[test]
+fn the_bundled_pictures_are_those_of_the_demo() {
+    let rows = read_json(&assets("mascot/data.json"));
+    let scenes = ipa_pocket::mascot::training();
+    assert_eq!(rows.as_array().unwrap().len(), scenes.len());
+    for (index, scene) in scenes.iter().enumerate() {
+        let image_file = format!("pip-{}.png", index + 1);
+        assert_eq!(rows[index], json!({ "image_file": image_file, "text": ipa_pocket::mascot::caption(scene) }));
+        let picture = image::open(assets("mascot").join(image_file)).unwrap().into_rgb8();
+        assert!(picture == ipa_pocket::mascot::render(scene, 64), "picture {index}");
+    }
 }
 
 #[test]
@@ -166,8 +233,10 @@ fn settings_out_of_range_are_wrong_arguments() {
     let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
     for (flag, value, words) in [
         ("--resolution", "100", ["resolution", "multiple of 8"]),
-        ("--epochs", "0", ["epochs", "at least 1"]),
-        ("--save-steps", "0", ["save_steps", "at least 1"]),
+        ("--epochs", "0", ["`epochs` is 0", "--epochs"]),
+        ("--epochs", "9223372036854775808", ["epochs", "at most"]),
+        ("--batch", "0", ["`batch` is 0", "--batch"]),
+        ("--save-steps", "0", ["`save_steps` is 0", "--save-steps"]),
         ("--learning-rate", "0", ["learning_rate", "above 0"]),
         ("--dtype", "f16", ["f16", "--dtype"]),
         ("--preset", "huge", ["--preset", "mini"]),

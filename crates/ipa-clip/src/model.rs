@@ -75,8 +75,8 @@ impl ClipModel {
             })?;
         let (text, vision) = loaded.model;
         Ok(Self {
-            tokenizer: ClipTokenizer::from_folder(folder)?,
-            processor: ImageProcessor::from_folder_or_size(folder, vision.config().image_size as u32)?,
+            tokenizer: ClipTokenizer::for_tower(folder, text.config())?,
+            processor: ImageProcessor::for_tower(folder, vision.config())?,
             text,
             vision,
         })

@@ -4,7 +4,7 @@ use std::path::Path as FilePath;
 
 use ipa_core::layers::{Embedding, LayerNorm, Linear, embedding, layer_norm, linear_no_bias};
 use ipa_core::tch::{Device, Kind, Tensor, nn::Path};
-use ipa_core::{WeightsError, load_component};
+use ipa_core::{Component, WeightsError, load_component};
 
 use crate::TextConfig;
 use crate::encoder::{Encoder, EncoderConfig};
@@ -66,7 +66,18 @@ impl TextTower {
     /// # Errors
     /// [`WeightsError`] naming the file, and the field or tensor, at fault.
     pub fn load(folder: &FilePath, options: (Device, Kind)) -> Result<Self, WeightsError> {
-        Ok(load_component(folder, options, model_name, |vs, config| Self::new(&vs, config))?.model)
+        Ok(Self::load_with_variables(folder, options)?.model)
+    }
+
+    /// As [`TextTower::load`], with sizes and variables.
+    ///
+    /// # Errors
+    /// As [`TextTower::load`].
+    pub fn load_with_variables(
+        folder: &FilePath,
+        options: (Device, Kind),
+    ) -> Result<Component<TextConfig, Self>, WeightsError> {
+        load_component(folder, options, model_name, |vs, config| Self::new(&vs, config))
     }
 
     /// The sizes it was built with.

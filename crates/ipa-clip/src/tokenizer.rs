@@ -2,9 +2,9 @@
 
 mod files;
 
-use std::io;
 use std::path::{Path, PathBuf};
 
+use ipa_formats::FormatError;
 use tokenizers::models::bpe::{BPE, BpeBuilder};
 use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
@@ -13,6 +13,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::{AddedToken, Encoding, SplitDelimiterBehavior, Tokenizer};
 
+use crate::TextConfig;
 use files::TokenizerFiles;
 
 /// Contractions, runs of letters, single digits, runs of anything else; spaces only separate.
@@ -39,7 +40,7 @@ impl ClipTokenizer {
     /// without them the length is 77 and everything but the start is `<|endoftext|>`, as in Stable Diffusion 1.x.
     ///
     /// # Errors
-    /// Any [`TokenizerError`] but [`TokenizerError::Encode`].
+    /// Any [`TokenizerError`] but [`TokenizerError::Tower`] and [`TokenizerError::Encode`].
     pub fn from_folder(dir: &Path) -> Result<Self, TokenizerError> {
         let files = TokenizerFiles::read(dir)?;
         let max_length = files.max_length;
@@ -50,6 +51,23 @@ impl ClipTokenizer {
             tokenizer.token_to_id(&token).ok_or(TokenizerError::SpecialToken { path: dir.to_path_buf(), role, token })
         });
         Ok(Self { tokenizer, max_length, bos_id: bos_id?, eos_id: eos_id?, pad_id: pad_id? })
+    }
+
+    /// As [`from_folder`](Self::from_folder), for a text tower that has to know every id and every place.
+    ///
+    /// # Errors
+    /// Any [`TokenizerError`] but [`TokenizerError::Encode`].
+    pub fn for_tower(dir: &Path, tower: &TextConfig) -> Result<Self, TokenizerError> {
+        let tokenizer = Self::from_folder(dir)?;
+        let (max_length, last_id) = (tokenizer.max_length as i64, tokenizer.last_id());
+        let (positions, vocab_size) = (tower.max_position_embeddings, tower.vocab_size);
+        let fits = |field, found, allowed| match found <= allowed {
+            true => Ok(()),
+            false => Err(TokenizerError::Tower { path: dir.to_path_buf(), field, found, allowed }),
+        };
+        fits("max_position_embeddings", max_length, positions)?;
+        fits("vocab_size", last_id + 1, vocab_size)?;
+        Ok(tokenizer)
     }
 
     /// Number of ids that [`encode`](Self::encode) returns; the positions a text tower has, 77 in published models.
@@ -101,6 +119,10 @@ impl ClipTokenizer {
         text.get(start..).map(|rest| rest.trim().to_owned())
     }
 
+    fn last_id(&self) -> i64 {
+        self.tokenizer.get_vocab(true).values().max().copied().unwrap_or_default().into()
+    }
+
     /// How many tokens fit between the start and the end token.
     fn max_words(&self) -> usize {
         self.max_length - 2
@@ -114,21 +136,13 @@ impl ClipTokenizer {
 /// Why a text could not be made into ids.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    /// A file of the folder is missing or may not be read.
-    #[error("cannot read {path}; a tokenizer folder holds vocab.json and merges.txt, or tokenizer.json")]
-    Read {
-        /// File that was to be read.
+    /// A file of the folder is missing, damaged or of another kind of tokenizer.
+    #[error("{path} is no folder of a CLIP tokenizer, which holds vocab.json and merges.txt, or tokenizer.json")]
+    File {
+        /// Folder of the tokenizer.
         path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// A JSON file of the folder is damaged or of another kind of tokenizer.
-    #[error("{path} does not describe a CLIP tokenizer; fetch the tokenizer folder again")]
-    Json {
-        /// File that was read.
-        path: PathBuf,
-        /// Where it stops making sense.
-        source: serde_json::Error,
+        /// The file, and the field, at fault.
+        source: FormatError,
     },
     /// A merge is not two symbols with a space between them.
     #[error("merge {number} in {path} is not two symbols with a space between; fetch the tokenizer folder again")]
@@ -163,6 +177,21 @@ pub enum TokenizerError {
         path: PathBuf,
         /// What does not fit.
         source: tokenizers::Error,
+    },
+    /// The text tower was made for another tokenizer.
+    #[error(
+        "the tokenizer in {path} needs a text encoder whose `{field}` is at least {found}, this one has {allowed}; \
+         take both from one model"
+    )]
+    Tower {
+        /// Folder of the tokenizer.
+        path: PathBuf,
+        /// Field of the tower's configuration.
+        field: &'static str,
+        /// What the tokenizer needs.
+        found: i64,
+        /// What the tower has.
+        allowed: i64,
     },
     /// The text could not be split into words.
     #[error("cannot split the text into tokens; try a shorter or simpler one")]

@@ -4,11 +4,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
 use ipa_clip::preprocess::{Filter, resize};
-use ipa_clip::{ImageProcessor, PreprocessError, load_image};
+use ipa_clip::{ImageProcessor, PreprocessError, VisionConfig, load_image};
 use ndarray::{Array3, Axis, s};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -48,6 +47,7 @@ fn assert_values(name: &str, values: &Array3<f32>, expected: &TensorView) {
 fn resize_equals_pillow_bit_for_bit() {
     let bytes = fs::read(fixture("resize.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    assert!(!tensors.is_empty());
     for (name, expected) in tensors.iter() {
         let parts: Vec<&str> = name.split('.').collect();
         let filter = match parts[0] {
@@ -69,6 +69,7 @@ fn processor_equals_the_reference() {
     let config = |text: &str| serde_json::from_str::<ImageProcessor>(text).unwrap();
     let padded = config(r#"{"size": 13, "crop_size": {"height": 18, "width": 40}}"#);
     let squashed = config(r#"{"size": {"height": 16, "width": 18}, "crop_size": {"height": 15, "width": 15}}"#);
+    assert!(!tensors.is_empty());
     for (name, expected) in tensors.iter() {
         let (kind, size) = name.split_once('.').unwrap();
         let (width, height) = sides(size);
@@ -104,20 +105,47 @@ fn a_batch_is_its_images() {
     assert_eq!(processor.batch(&[]).shape(), [0, 3, 224, 224]);
 }
 
+/// The processor of a folder, with this configuration or none, for a tower of 32 pixels.
+fn for_tower(config: Option<&str>) -> Result<ImageProcessor, PreprocessError> {
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(config) = config {
+        fs::write(dir.path().join("preprocessor_config.json"), config).unwrap();
+    }
+    ImageProcessor::for_tower(dir.path(), &VisionConfig { image_size: 32, ..VisionConfig::vit_h() })
+}
+
 #[test]
 fn folders_without_a_configuration_get_the_towers_size() {
-    let dir = tempfile::tempdir().unwrap();
-    let missing = ImageProcessor::from_folder(dir.path()).unwrap_err();
-    assert!(matches!(missing, PreprocessError::Read { .. }), "{missing}");
-    let processor = ImageProcessor::from_folder_or_size(dir.path(), 32).unwrap();
-    assert_eq!(processor, ImageProcessor::for_size(32));
+    assert_eq!(for_tower(None).unwrap(), ImageProcessor::for_size(32));
+    let other = for_tower(Some(r#"{"size": {"shortest_edge": 40}, "crop_size": 32}"#)).unwrap();
+    assert_ne!(other, ImageProcessor::for_size(32));
+    assert_eq!(other.output_size(), (32, 32));
+}
 
-    fs::write(dir.path().join("preprocessor_config.json"), r#"{"size": {"shortest_edge": 40}, "crop_size": 36}"#)
-        .unwrap();
-    assert_eq!(ImageProcessor::from_folder_or_size(dir.path(), 32).unwrap().output_size(), (36, 36));
-    fs::write(dir.path().join("preprocessor_config.json"), r#"{"do_resize": false}"#).unwrap();
-    let refused = ImageProcessor::from_folder(dir.path()).unwrap_err();
-    assert!(matches!(refused, PreprocessError::Config { .. }), "{refused}");
+#[test]
+fn configurations_of_another_tower_are_refused_by_size() {
+    for (crop, width, height) in [("224", 224, 224), ("31", 31, 31), (r#"{"height": 32, "width": 48}"#, 48, 32)] {
+        let refused = for_tower(Some(&format!(r#"{{"size": 32, "crop_size": {crop}}}"#))).unwrap_err().to_string();
+        let sizes = format!("{width} x {height} pixels, the image encoder takes 32 x 32");
+        assert!(refused.contains("preprocessor_config.json") && refused.contains(&sizes), "{refused}");
+    }
+}
+
+#[test]
+fn configurations_that_are_none_are_refused_by_name() {
+    for config in [r#"{"do_resize": false}"#, r#"{"size": "large"}"#, "{"] {
+        let refused = for_tower(Some(config)).unwrap_err();
+        assert!(matches!(refused, PreprocessError::Config(_)), "{refused}");
+        assert!(refused.to_string().contains("preprocessor_config.json"), "{refused}");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_no_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("preprocessor_config.json")).unwrap();
+    let refused = ImageProcessor::for_tower(dir.path(), &VisionConfig::vit_h()).unwrap_err();
+    assert!(refused.to_string().contains("not a regular file"), "{refused}");
 }
 
 /// PNG, lossless WebP and JPEG bit for bit; all eight orientations, also in a PNG.
@@ -125,6 +153,7 @@ fn folders_without_a_configuration_get_the_towers_size() {
 fn files_decode_as_in_pillow() {
     let bytes = fs::read(fixture("decoded.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    assert!(!tensors.is_empty());
     for (name, expected) in tensors.iter() {
         let image = load_image(&fixture("files").join(name)).unwrap();
         assert_eq!(expected.shape(), [image.height() as usize, image.width() as usize, 3], "{name}");
@@ -133,15 +162,14 @@ fn files_decode_as_in_pillow() {
 }
 
 #[test]
-fn hostile_files_are_refused_quickly_and_by_name() {
-    let start = Instant::now();
-    for entry in fs::read_dir(fixture("refused")).unwrap() {
-        let path = entry.unwrap().path();
+fn hostile_files_are_refused_by_name() {
+    let paths: Vec<PathBuf> = fs::read_dir(fixture("refused")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!paths.is_empty());
+    for path in paths {
         let error = load_image(&path).unwrap_err();
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         println!("{error}");
     }
-    assert!(start.elapsed() < Duration::from_secs(2));
     let huge = load_image(&fixture("refused/huge.png")).unwrap_err();
     assert!(matches!(huge, PreprocessError::TooLarge { width: 100_000, height: 100_000, .. }), "{huge}");
     let huge = load_image(&fixture("refused/huge.jpg")).unwrap_err();

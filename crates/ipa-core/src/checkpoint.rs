@@ -13,10 +13,10 @@ pub enum WeightsError {
     /// The file itself is at fault.
     #[error(transparent)]
     File(#[from] FormatError),
-    /// The model's sizes are not ones this project computes.
+    /// The configuration is not one that this project computes.
     #[error("{path}: {reason}")]
     Config {
-        /// The `config.json`.
+        /// The `config.json`, or the file that stands for it.
         path: PathBuf,
         /// The field and its value.
         reason: String,
@@ -29,7 +29,7 @@ pub enum WeightsError {
         /// Names in the model.
         names: Vec<String>,
     },
-    /// The file has tensors that the model does not.
+    /// The file has tensors that the model does not, or several for one of the model's.
     #[error("{path} holds {} tensors that the model does not know, first `{}`: is it the weights file of this config.json?", .names.len(), .names[0])]
     Unexpected {
         /// The weights file.
@@ -76,6 +76,7 @@ pub enum WeightsError {
 pub struct Checkpoint {
     file: SafetensorsFile,
     file_names: BTreeMap<String, String>, // name in the model → name in the file
+    doubles: Vec<String>,                 // names in the file that got a name in the model that was taken
 }
 
 impl Checkpoint {
@@ -86,13 +87,21 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         let file = SafetensorsFile::open(path)?;
         let file_names = file.names().map(|name| (name.to_owned(), name.to_owned())).collect();
-        Ok(Self { file, file_names })
+        Ok(Self { file, file_names, doubles: Vec::new() })
     }
 
     /// Gives the file's tensors other names; a tensor for which `model_name` has none is left out.
-    pub fn renamed(mut self, model_name: impl Fn(&str) -> Option<String>) -> Self {
-        self.file_names = self.file_names.into_values().filter_map(|name| Some((model_name(&name)?, name))).collect();
-        self
+    ///
+    /// Where two get the same name, [`load_into`](Self::load_into) refuses the file.
+    pub fn renamed(self, model_name: impl Fn(&str) -> Option<String>) -> Self {
+        let Self { file, file_names, mut doubles } = self;
+        let mut renamed = BTreeMap::new();
+        for file_name in file_names.into_values() {
+            if let Some(name) = model_name(&file_name) {
+                doubles.extend(renamed.insert(name, file_name));
+            }
+        }
+        Self { file, file_names: renamed, doubles }
     }
 
     /// The names, as the model would call them.
@@ -156,8 +165,8 @@ impl Checkpoint {
         if !missing.is_empty() {
             return Err(WeightsError::Missing { path: path(), names: missing });
         }
-        let unexpected: Vec<_> =
-            self.file_names.keys().filter(|name| !variables.contains_key(*name)).cloned().collect();
+        let unknown = self.file_names.iter().filter(|(name, _)| !variables.contains_key(*name));
+        let unexpected: Vec<_> = unknown.map(|(_, file_name)| file_name).chain(&self.doubles).cloned().collect();
         if !unexpected.is_empty() {
             return Err(WeightsError::Unexpected { path: path(), names: unexpected });
         }
@@ -284,6 +293,21 @@ mod tests {
         assert!(refusal(&[weight()]).contains("first `proj.bias`"));
         assert!(refusal(&[weight(), ("proj.bias", zeros(&[3])), ("extra", zeros(&[1]))]).contains("first `extra`"));
         assert!(refusal(&[weight(), ("proj.bias", zeros(&[1]))]).contains("[1] in the file, [3] in the model"));
+    }
+
+    #[test]
+    fn unexpected_tensors_go_by_their_names_in_the_file() {
+        let refusal = |extra: &str| {
+            let tensors = [("weight", zeros(&[3, 2])), ("bias", zeros(&[3])), (extra, zeros(&[3]))];
+            let (_folder, path) = saved(&tensors);
+            let own = |name: &str| name.strip_prefix("old.").unwrap_or(name).to_owned();
+            let checkpoint = Checkpoint::open(&path).unwrap().renamed(|name| Some(format!("proj.{}", own(name))));
+            checkpoint.load_into(&model().0).unwrap_err()
+        };
+        for (extra, named) in [("extra", "extra"), ("old.bias", "bias")] {
+            let error = refusal(extra);
+            assert!(matches!(&error, WeightsError::Unexpected { names, .. } if names == &[named]), "{error}");
+        }
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use ipa_formats::FormatError;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, nn};
 
 use crate::{Checkpoint, WeightsError};
 
-/// The sizes of a model, as its `config.json` gives them.
+/// The sizes of a model, or the settings of a sampler, as a published JSON file gives them.
 pub trait Config: DeserializeOwned {
     /// Refuses what this project's code does not compute.
     ///
@@ -52,11 +53,21 @@ pub fn load_component<C: Config, M>(
 /// # Errors
 /// [`WeightsError`] naming the file and the field at fault.
 pub fn read_config<C: Config>(folder: &Path) -> Result<C, WeightsError> {
-    let path = folder.join("config.json");
-    let config: C = ipa_formats::read_json(&path)?;
+    match folder.is_file() {
+        true => Err(FormatError::NotAFolder { path: folder.into() }.into()),
+        false => read_config_file(&folder.join("config.json")),
+    }
+}
+
+/// As [`read_config`] for a file of another name.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_config_file<C: Config>(path: &Path) -> Result<C, WeightsError> {
+    let config: C = ipa_formats::read_json(path)?;
     match config.check() {
         Ok(()) => Ok(config),
-        Err(reason) => Err(WeightsError::Config { path, reason }),
+        Err(reason) => Err(WeightsError::Config { path: path.into(), reason }),
     }
 }
 

@@ -49,9 +49,9 @@ pub fn parse_device(name: &str) -> Result<Device, DeviceError> {
                 None => None,
             };
             let index = index.ok_or_else(|| DeviceError::UnknownDevice { name: name.to_owned() })?;
-            match tch::Cuda::device_count() {
+            match usize::try_from(tch::Cuda::device_count()).unwrap_or_default() {
                 0 => Err(unavailable("no CUDA device or no libtorch_cuda")),
-                count if (index as i64) < count => Ok(Device::Cuda(index)),
+                count if index < count => Ok(Device::Cuda(index)),
                 _ => Err(unavailable("there are fewer CUDA devices")),
             }
         }
@@ -110,8 +110,8 @@ fn best_device() -> Device {
 /// Registers libtorch's CUDA backend if this machine has one.
 ///
 /// The program is linked with the CPU libraries alone, so that it starts everywhere; the backend registers
-/// itself when its library is loaded. It is looked for under the name alone (the program's own rpath and
-/// `LD_LIBRARY_PATH`), then in the `cuda` folder that `cargo xtask libtorch --cuda` makes beside libtorch.
+/// itself when its library is loaded. It is looked for by name, so in `LD_LIBRARY_PATH` and the program's own rpath,
+/// to which `build.rs` adds the `cuda` folder that `cargo xtask libtorch --cuda` makes beside libtorch.
 pub fn load_cuda_backend() {
     static LOADED: Once = Once::new();
     LOADED.call_once(|| {
@@ -154,6 +154,7 @@ mod tests {
         let message = parse_device("gpu").expect_err("no such device").to_string();
         assert!(message.contains("cuda:N"), "{message}");
         assert!(parse_device("cuda:x").is_err());
+        assert!(parse_device(&format!("cuda:{}", u64::MAX)).is_err());
         assert!(parse_kind("f8", Device::Cpu).is_err());
     }
 

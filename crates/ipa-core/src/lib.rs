@@ -24,6 +24,6 @@ mod threads;
 
 pub use attention::{attention, causal_attention, merge_heads, split_heads};
 pub use checkpoint::{Checkpoint, WeightsError, save_tensors, save_variables};
-pub use component::{Component, Config, load_component, read_config, same_name};
+pub use component::{Component, Config, load_component, read_config, read_config_file, same_name};
 pub use tch;
 pub use threads::ThreadLimit;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::AdapterError;
+use crate::{AdapterError, SingleFileError, TorchError};
 
 /// A file or folder that could not be read, understood or written.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,12 @@ pub enum FormatError {
         /// What was given.
         path: PathBuf,
     },
+    /// A file stands where the folder of a component is expected.
+    #[error("{path} is a file; give the folder that holds config.json and the weights")]
+    NotAFolder {
+        /// What was given.
+        path: PathBuf,
+    },
     /// The file does not hold well-formed safetensors.
     #[error("{path} is not a usable safetensors file; fetch or write it again")]
     Header {
@@ -47,6 +53,14 @@ pub enum FormatError {
         field: String,
         /// What is wrong with it.
         source: serde_json::Error,
+    },
+    /// No model where one was looked for; perhaps its public name was given.
+    #[error(
+        "there is no model folder {path}; models are not downloaded yet: fetch it first and give the path of its folder"
+    )]
+    NoModel {
+        /// What was given.
+        path: PathBuf,
     },
     /// Something else than a diffusers-style model folder.
     #[error("{path} holds neither model_index.json nor unet/; give a diffusers-style model folder")]
@@ -76,14 +90,22 @@ pub enum FormatError {
         /// Files looked for, separated by commas.
         names: String,
     },
-    /// Weights that lie there only as a torch pickle, which could run code when it is read.
+    /// A torch pickle where safetensors are expected; reading it could run code.
     #[error(
-        "{path} is a torch pickle, which is never read because it can run code; \
-         load it with the Python library it came from and call save_pretrained, which writes safetensors"
+        "{path} is a torch pickle, not safetensors, and is never read because it can run code; take the .safetensors \
+         file of the same weights, or load it with the Python library it came from and call save_pretrained"
     )]
     PickledWeights {
         /// The pickle.
         path: PathBuf,
+    },
+    /// The file is no weights file of torch, or one that is damaged or would run code.
+    #[error("{path} is not a usable torch file")]
+    Torch {
+        /// File that was read.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<TorchError>,
     },
     /// Weights split over several files.
     #[error(
@@ -100,6 +122,14 @@ pub enum FormatError {
         path: PathBuf,
         /// What is wrong with it.
         source: AdapterError,
+    },
+    /// Tensors that are no single-file checkpoint of a known family, or a broken one.
+    #[error("{path} is not a usable single-file checkpoint")]
+    SingleFile {
+        /// File that was read, or folder that was to become one.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<SingleFileError>,
     },
     /// A folder with nothing to inspect.
     #[error("{path} holds neither model_index.json nor config.json nor weights; give a model, a component or a file")]

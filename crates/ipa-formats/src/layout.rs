@@ -16,8 +16,8 @@ const WEIGHTS_NAMES: [&str; 4] = [
     "model.fp16.safetensors",
 ];
 
-/// The largest JSON file of a published model, a tokenizer, has a few megabytes.
-const MAX_JSON_BYTES: u64 = 64 << 20;
+/// The largest text file of a published model, a tokenizer, has a few megabytes.
+const MAX_TEXT_BYTES: u64 = 64 << 20;
 
 /// A folder with one sub-folder for each component of a model.
 ///
@@ -32,9 +32,13 @@ impl ModelFolder {
     /// Takes a folder that has a `model_index.json` or at least a `unet`.
     ///
     /// # Errors
-    /// [`FormatError::Read`] if there is nothing, [`FormatError::NotAModel`] if it is something else.
+    /// [`FormatError::NoModel`] if there is nothing, [`FormatError::NotAModel`] if it is something else,
+    /// [`FormatError::Read`] if nobody may look.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
-        fs::metadata(path).map_err(|source| FormatError::Read { path: path.to_owned(), source })?;
+        fs::metadata(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => FormatError::NoModel { path: path.to_owned() },
+            _ => FormatError::Read { path: path.to_owned(), source },
+        })?;
         if path.join("model_index.json").is_file() || path.join("unet").is_dir() {
             Ok(Self { path: path.to_owned() })
         } else {
@@ -98,22 +102,48 @@ fn why_no_weights(component: &Path) -> FormatError {
 /// [`FormatError::Read`] if it is missing, [`FormatError::NotAFile`], [`FormatError::Json`] with the
 /// field that is wrong.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FormatError> {
-    let read_error = |source| FormatError::Read { path: path.to_owned(), source };
-    let found = fs::metadata(path).map_err(read_error)?;
-    if !found.is_file() {
-        return Err(FormatError::NotAFile { path: path.to_owned() });
-    }
-    if found.len() > MAX_JSON_BYTES {
-        let reason = format!("{} bytes are too many for a JSON file, at most {MAX_JSON_BYTES} are read", found.len());
-        return Err(read_error(io::Error::new(io::ErrorKind::FileTooLarge, reason)));
-    }
-    let bytes = fs::read(path).map_err(read_error)?;
+    let bytes = read_small(path)?;
     let json_error = |field: String, source| FormatError::Json { path: path.to_owned(), field, source };
     let mut json = serde_json::Deserializer::from_slice(&bytes);
     let value = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| json_error(error.path().to_string(), error.into_inner()))?;
     json.end().map_err(|error| json_error(".".to_owned(), error))?;
     Ok(value)
+}
+
+/// As [`read_json`], `None` if there is no such file.
+///
+/// # Errors
+/// As [`read_json`], but for a missing file.
+pub fn read_json_if_there<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FormatError> {
+    match read_json(path) {
+        Err(FormatError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// [`FormatError::Read`] if it is missing, too large or not UTF-8, [`FormatError::NotAFile`].
+pub fn read_text(path: &Path) -> Result<String, FormatError> {
+    String::from_utf8(read_small(path)?).map_err(|error| FormatError::Read {
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidData, error),
+    })
+}
+
+fn read_small(path: &Path) -> Result<Vec<u8>, FormatError> {
+    let read_error = |source| FormatError::Read { path: path.to_owned(), source };
+    let found = fs::metadata(path).map_err(read_error)?;
+    if !found.is_file() {
+        return Err(FormatError::NotAFile { path: path.to_owned() }); // opening a pipe would wait forever
+    }
+    if found.len() > MAX_TEXT_BYTES {
+        let reason = format!("it has {} bytes, at most {MAX_TEXT_BYTES} are read", found.len());
+        return Err(read_error(io::Error::new(io::ErrorKind::FileTooLarge, reason)));
+    }
+    fs::read(path).map_err(read_error)
 }
 
 #[cfg(test)]
@@ -152,7 +182,12 @@ mod tests {
         let folder = folder_with(&["cat.png"]);
         assert!(matches!(ModelFolder::open(folder.path()), Err(FormatError::NotAModel { .. })));
         assert!(matches!(ModelFolder::open(&folder.path().join("cat.png")), Err(FormatError::NotAModel { .. })));
-        assert!(matches!(ModelFolder::open(&folder.path().join("nowhere")), Err(FormatError::Read { .. })));
+    }
+
+    #[test]
+    fn a_model_by_its_public_name_is_not_downloaded() {
+        let error = ModelFolder::open(Path::new("owner/name")).unwrap_err().to_string();
+        assert!(error.contains("owner/name") && error.contains("downloaded"), "{error}");
     }
 
     #[test]
@@ -206,9 +241,22 @@ mod tests {
     }
 
     #[test]
+    fn files_that_are_no_small_text_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("merges.txt");
+        fs::File::create(&path).unwrap().set_len(MAX_TEXT_BYTES + 1).unwrap();
+        assert!(matches!(read_text(&path), Err(FormatError::Read { path: named, .. }) if named == path));
+        fs::write(&path, b"\xff\xfe").unwrap();
+        assert!(matches!(read_text(&path), Err(FormatError::Read { path: named, .. }) if named == path));
+        assert!(matches!(read_text(folder.path()), Err(FormatError::NotAFile { .. })));
+        assert!(matches!(read_json_if_there::<Config>(folder.path()), Err(FormatError::NotAFile { .. })));
+    }
+
+    #[test]
     fn a_missing_config_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = read_json::<Config>(&folder.path().join("config.json")).unwrap_err();
         assert!(error.to_string().contains("config.json"), "{error}");
+        assert!(read_json_if_there::<Config>(&folder.path().join("config.json")).unwrap().is_none());
     }
 }

@@ -3,12 +3,16 @@
 //! - [`SafetensorsFile`] maps a checked file, [`read_header`] reads the header alone,
 //!   [`write_safetensors`] writes equal bytes for equal contents, [`write_atomically`] is how every
 //!   output of the project reaches the disk;
+//! - [`TorchFile`] reads what `torch.save` wrote (`.bin`, `.ckpt`, `.pt`, `.pth`) without running it,
+//!   and [`TensorFile`] is a file of either kind, told apart by its first bytes;
 //! - [`ModelFolder`], [`weights_file`] and [`read_json`] know the diffusers folder layout;
 //! - [`published_number`] maps the UNet's cross-attention layers to the numbers in adapter files;
+//! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back;
 //! - [`inspect`] and [`recognise_adapter`] tell what a file or folder is from its headers.
 //!
 //! Files are taken to come from strangers. This crate computes with no tensor, executes nothing it
-//! finds in a file, and knows neither libtorch nor a network; torch pickles are refused.
+//! finds in a file, and knows neither libtorch nor a network; torch pickles are read for their tensors and
+//! plain values, and refused if they ask for anything else.
 //!
 //! ```
 //! use ipa_formats::{Dtype, SafetensorsFile, TensorBytes, write_safetensors};
@@ -35,8 +39,12 @@ mod digest;
 mod error;
 mod inspect;
 mod layout;
+mod mapped;
 mod numbering;
+mod pickle;
 mod safetensors;
+mod single_file;
+mod tensor_file;
 
 pub use adapter::{AdapterError, AdapterInfo, AdapterKind, BaseModel, is_adapter, recognise_adapter};
 pub use atomic::write_atomically;
@@ -46,8 +54,14 @@ pub use inspect::{
     ComponentInspection, Content, DtypeTotal, FileInspection, Inspection, ModelInspection, TensorListing,
     WeightsSummary, inspect,
 };
-pub use layout::{ModelFolder, read_json, weights_file};
-pub use numbering::{SiteCounts, published_number, site_of_published};
+pub use layout::{ModelFolder, read_json, read_json_if_there, read_text, weights_file};
+pub use numbering::{SiteCounts, published_number};
+pub use pickle::{PlainValue, TorchError, TorchFile, TorchIndex};
 pub use safetensors::{
     Dtype, Header, METADATA_KEY, SafetensorsFile, TensorBytes, TensorInfo, read_header, write_safetensors,
 };
+pub use single_file::{
+    Component, ComponentConfigs, FolderTensors, ModelTask, ModelVersion, Operation, PredictionType, SingleFile,
+    SingleFileError, SingleFileInfo, SingleFileOptions, TensorPlan, is_single_file, plan_single_file, read_single_file,
+};
+pub use tensor_file::TensorFile;

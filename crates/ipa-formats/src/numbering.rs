@@ -16,13 +16,6 @@ pub struct SiteCounts {
     pub up: usize,
 }
 
-impl SiteCounts {
-    /// Layers in all parts together.
-    pub fn total(self) -> usize {
-        self.down + self.mid + self.up
-    }
-}
-
 /// Number in a published file of the cross-attention layer that runs as `site`-th, from 0.
 ///
 /// Published files count every attention layer, self (even) and cross (odd), the mid block last.
@@ -33,21 +26,6 @@ pub fn published_number(site: usize, SiteCounts { down, mid, up }: SiteCounts) -
         _ => site - mid,
     };
     2 * registered + 1
-}
-
-/// The `site` whose [`published_number`] is `number`; `None` for a self-attention layer (even) and
-/// for a layer that the UNet does not have.
-pub fn site_of_published(number: usize, counts: SiteCounts) -> Option<usize> {
-    let SiteCounts { down, mid, up } = counts;
-    let registered = number / 2;
-    if number.is_multiple_of(2) || registered >= counts.total() {
-        return None;
-    }
-    Some(match registered {
-        _ if registered < down => registered,
-        _ if registered < down + up => registered + mid,
-        _ => registered - up,
-    })
 }
 
 #[cfg(test)]
@@ -81,21 +59,5 @@ mod tests {
         ];
         let expected = transformers.iter().flat_map(|&(first, last)| (first..=last).step_by(2));
         assert!((0..70).map(|site| published_number(site, SDXL)).eq(expected));
-    }
-
-    #[test]
-    fn site_of_published_undoes_published_number() {
-        for counts in [SD15, SDXL, SiteCounts { down: 1, mid: 0, up: 2 }] {
-            for site in 0..counts.total() {
-                assert_eq!(site_of_published(published_number(site, counts), counts), Some(site));
-            }
-        }
-    }
-
-    #[test]
-    fn self_attention_and_absent_layers_have_no_site() {
-        for number in [0, 2, 30, 32, 33, 139] {
-            assert_eq!(site_of_published(number, SD15), None, "{number}");
-        }
     }
 }

@@ -10,8 +10,7 @@ use serde::Serialize;
 use crate::MetricsError;
 
 const NUM_RESAMPLES: usize = 10_000;
-const TAIL: f64 = 0.025; // cut off on either side of a 95 % interval
-const NORMAL_QUANTILE: f64 = 1.959_963_984_540_054; // of 1 - TAIL
+const NORMAL_QUANTILE: f64 = 1.959_963_984_540_054; // of 0.975: either side of a 95 % interval loses 2.5 %
 
 /// A mean and its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -39,13 +38,17 @@ impl fmt::Display for Interval {
     }
 }
 
-/// Mean of `values` with a percentile bootstrap interval (Efron and Tibshirani 1993, §13.3) of 10,000 resamples.
+/// Mean of `values` with an expanded percentile bootstrap interval (Hesterberg 2015, arXiv:1411.5279) of 10,000
+/// resamples.
+///
+/// A plain percentile interval is too narrow for few values: it takes the deviation of the sample, which is too small
+/// by `sqrt((n - 1) / n)`, for the true one. The expanded one cuts off less on either side, so that it is as wide as the
+/// t interval. Simulated with normal values, it covers the true mean in 95 % of samples of 20 and of 50, where a plain one
+/// does in 93 % and 94 %. It never leaves the range of the values, so it stays too narrow for very few (92 % of samples
+/// of five), and one value alone gives an interval of width zero.
 ///
 /// The same values and `seed` give the same interval, whatever the number of threads. Values count as
-/// independent: where several belong to one reference, average those first. Few values make the interval
-/// too narrow, as percentile intervals are: simulated with normal values and 1,000 resamples, it covered
-/// the true mean in 93.9 % of samples of 50 and 92.6 % of samples of 20, and one value alone gives an
-/// interval of width zero.
+/// independent: where several belong to one reference, average those first.
 ///
 /// # Errors
 /// [`MetricsError::Empty`] without values, [`MetricsError::NotFinite`] for the first NaN or infinity.
@@ -100,11 +103,43 @@ fn resampled_mean(values: &[f64], seed: u64, num_resamples: usize) -> Result<Int
         })
         .collect();
     means.sort_unstable_by(f64::total_cmp);
+    let tail = expanded_tail(values.len());
     Ok(Interval {
         mean: mean(values.iter().copied(), values.len()),
-        low: quantile(&means, TAIL),
-        high: quantile(&means, 1.0 - TAIL),
+        low: quantile(&means, tail),
+        high: quantile(&means, 1.0 - tail),
     })
+}
+
+/// Share of the resamples beyond either end of the interval: `Φ(-sqrt(n / (n - 1)) · t)` with the 0.975 quantile `t` of
+/// Student's distribution, 2.5 % for many values and less for few.
+fn expanded_tail(count: usize) -> f64 {
+    if count < 2 {
+        return 0.0; // all resamples are equal
+    }
+    let degrees = (count - 1) as f64;
+    normal_tail((count as f64 / degrees).sqrt() * student_quantile(degrees))
+}
+
+/// The 0.975 quantile of Student's distribution, Abramowitz and Stegun 26.7.5: to four decimals from ten degrees of
+/// freedom; for fewer too small (11.30 for 12.71 with one), where all resamples lie within it in any case.
+fn student_quantile(degrees: f64) -> f64 {
+    let z = NORMAL_QUANTILE;
+    let terms = [
+        (z.powi(3) + z) / 4.0,
+        (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0,
+        (3.0 * z.powi(7) + 19.0 * z.powi(5) + 17.0 * z.powi(3) - 15.0 * z) / 384.0,
+        (79.0 * z.powi(9) + 776.0 * z.powi(7) + 1482.0 * z.powi(5) - 1920.0 * z.powi(3) - 945.0 * z) / 92160.0,
+    ];
+    z + (1..).zip(terms).map(|(power, term)| term / degrees.powi(power)).sum::<f64>()
+}
+
+/// Share of a normal distribution above `x >= 0`, Abramowitz and Stegun 26.2.17: to 1e-7.
+fn normal_tail(x: f64) -> f64 {
+    const FACTORS: [f64; 5] = [0.31938153, -0.356563782, 1.781477937, -1.821255978, 1.330274429];
+    let t = 1.0 / (1.0 + 0.2316419 * x);
+    let polynomial = FACTORS.iter().rev().fold(0.0, |sum, factor| (sum + factor) * t);
+    (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt() * polynomial
 }
 
 fn mean(values: impl Iterator<Item = f64>, count: usize) -> f64 {
@@ -134,20 +169,36 @@ mod tests {
         (0..count).map(|_| normal(&mut rng)).collect()
     }
 
-    /// Over 20,000 samples the share is 93.7 % with 500 resamples, 93.9 % with 1,000; theory gives 94.2 % for
-    /// unlimited ones. So near the lower bound 2,000 samples (standard error 0.5 %) are too few: the first 2,000 give 92.7 %.
+    /// A plain percentile interval covers it in 92.6 % of samples of 20. The standard error of 8,000 samples is 0.25 %,
+    /// and 1,000 resamples cost 0.2 % against 10,000.
     #[test]
     fn the_interval_covers_the_true_mean_as_often_as_it_says() {
-        let (samples, n) = (8000, 50);
-        let covered = (0..samples)
-            .filter(|&sample| {
-                let resampling_seed = samples + sample; // unlike any seed the values were drawn from
-                let interval = resampled_mean(&normals(n, sample), resampling_seed, 500).unwrap();
-                interval.low <= 0.0 && 0.0 <= interval.high
-            })
-            .count();
-        let share = covered as f64 / samples as f64;
-        assert!((0.93..=0.97).contains(&share), "{share}");
+        let samples = 8000;
+        for n in [20, 50] {
+            let covered = (0..samples)
+                .filter(|&sample| {
+                    let resampling_seed = samples + sample; // unlike any seed the values were drawn from
+                    let interval = resampled_mean(&normals(n, sample), resampling_seed, 1000).unwrap();
+                    interval.low <= 0.0 && 0.0 <= interval.high
+                })
+                .count();
+            let share = covered as f64 / samples as f64;
+            assert!((0.94..=0.96).contains(&share), "{share} of samples of {n}");
+        }
+    }
+
+    /// Reference values: tables of Student's t (12.706, 2.776, 2.093 and 1.966 at 0.975) and of the normal distribution.
+    #[test]
+    fn fewer_values_lose_less_on_either_side() {
+        for (degrees, expected) in [(4.0, 2.776), (19.0, 2.093), (399.0, 1.966)] {
+            assert!((student_quantile(degrees) - expected).abs() < 2e-3, "{degrees}");
+        }
+        for (x, expected) in [(0.0, 0.5), (1.0, 0.158_655_3), (NORMAL_QUANTILE, 0.025), (3.0, 0.001_349_9)] {
+            assert!((normal_tail(x) - expected).abs() < 1e-6, "{x}");
+        }
+        for (count, expected) in [(1, 0.0), (2, 0.0), (20, 0.0159), (1_000_000, 0.025)] {
+            assert!((expanded_tail(count) - expected).abs() < 1e-4, "{count}");
+        }
     }
 
     #[test]

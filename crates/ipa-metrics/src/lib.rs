@@ -26,5 +26,5 @@ mod similarity;
 pub use error::MetricsError;
 pub use grade::{CLIPSCORE_WEIGHT, CaseScore, Grade, MAPPING, prompt_following, reference_preservation};
 pub use interval::{Interval, bootstrap_mean, paired_difference, proportion};
-pub use report::{Picture, Report, Series, encode_png};
+pub use report::{Column, Picture, Report, ScoredPicture, Series, encode_png};
 pub use similarity::{clip_i, clip_t, cosines};

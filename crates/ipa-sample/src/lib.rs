@@ -17,16 +17,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod ddim;
+mod config;
 mod guidance;
+mod parts;
 mod pipeline;
 mod png;
 mod request;
+mod sampler;
 mod schedule;
+mod scheduler_file;
 
 pub use self::png::{REQUEST_KEYWORD, write_png};
-pub use ddim::Ddim;
+pub use config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
 pub use guidance::guided;
+pub use parts::{check_parts, native_side};
 pub use pipeline::{Generated, ImageEncoder, Pipeline, PipelineError};
 pub use request::{GenerateRequest, MAX_IMAGES, MAX_SIDE, RequestError};
-pub use schedule::{BetaSchedule, NoiseSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
+pub use sampler::{Ddim, Sampler, SamplerKind, UnknownSampler};
+pub use schedule::NoiseSchedule;
+pub use scheduler_file::SchedulerFile;

@@ -13,7 +13,8 @@ use ipa_formats::{FormatError, ModelFolder};
 use ipa_unet::{CrossAttentionHook, NoHook, Unet};
 use ipa_vae::Vae;
 
-use crate::{Ddim, GenerateRequest, NoiseSchedule, RequestError, SchedulerConfig, guided};
+use crate::sampler::steps_done;
+use crate::{GenerateRequest, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts, guided, native_side};
 
 /// Why pictures could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -45,19 +46,26 @@ pub enum PipelineError {
         /// The model's folder.
         model: PathBuf,
     },
-    /// The model's sampler is not built.
-    #[error("the model's own sampler `{name}` is not built yet: use `--scheduler ddim`")]
+    /// The model's sampler is none of those that are built.
+    #[error("the model's own sampler `{name}` is not built: choose one with `--scheduler`: {}", SamplerKind::NAMES)]
     Sampler {
         /// As in scheduler_config.json.
         name: String,
     },
-    /// The schedule has fields that are not computed.
-    #[error("scheduler_config.json sets `{field}`, which is not built yet")]
-    Schedule {
-        /// The field.
-        field: &'static str,
+    /// Parts that come from different models, or from one of another kind.
+    #[error(
+        "the parts of {model} do not fit together: {found}, {expected}; take all of them from one text-to-image model \
+         (inpainting is not built yet)"
+    )]
+    Parts {
+        /// The model's folder.
+        model: PathBuf,
+        /// What one part says of the other.
+        found: String,
+        /// What the other says of itself.
+        expected: String,
     },
-    /// Latents stopped being numbers.
+    /// Latents or pixels stopped being numbers.
     #[error("the model gave values that are not numbers: use `--dtype f32`, or look for broken weights")]
     NotANumber,
     /// The listener asked to stop.
@@ -95,8 +103,8 @@ impl ImageEncoder {
         Self::load(&own, model.component("feature_extractor").as_deref(), options)
     }
 
-    /// Loads a transformers-style folder; without a `preprocessor_config.json` in it or in `processor_folder`, CLIP's
-    /// own preprocessing at the tower's size.
+    /// Loads a transformers-style folder, with the `preprocessor_config.json` of `processor_folder` or else of its own;
+    /// where that is not there, with CLIP's own preprocessing at the tower's size.
     ///
     /// # Errors
     /// [`PipelineError`] naming the file at fault.
@@ -106,8 +114,7 @@ impl ImageEncoder {
         options: (Device, Kind),
     ) -> Result<Self, PipelineError> {
         let tower = VisionTower::load(folder, options)?;
-        let size = tower.config().image_size as u32;
-        let processor = ImageProcessor::from_folder_or_size(processor_folder.unwrap_or(folder), size)?;
+        let processor = ImageProcessor::for_tower(processor_folder.unwrap_or(folder), tower.config())?;
         Ok(Self { tower, processor })
     }
 
@@ -127,8 +134,7 @@ pub struct Pipeline {
     unet: Unet,
     vae: Vae,
     adapter: Option<(IpAdapter, ImageEncoder)>,
-    scheduler: SchedulerConfig,
-    schedule: NoiseSchedule,
+    scheduler: SchedulerFile,
     options: (Device, Kind),
 }
 
@@ -148,19 +154,31 @@ impl Pipeline {
     /// [`PipelineError`] naming the file, and the field or tensor, at fault.
     pub fn load(folder: &Path, options: (Device, Kind)) -> Result<Self, PipelineError> {
         let folder = ModelFolder::open(folder)?;
-        let scheduler = SchedulerConfig::from_folder(&folder.require("scheduler")?)?;
-        check_schedule(&scheduler)?;
+        let scheduler = SchedulerFile::open(&folder.require("scheduler")?)?;
+        check_parts(&folder)?;
+        let text = TextTower::load(&folder.require("text_encoder")?, options)?;
         Ok(Self {
-            tokenizer: ClipTokenizer::from_folder(&folder.require("tokenizer")?)?,
-            text: TextTower::load(&folder.require("text_encoder")?, options)?,
+            tokenizer: ClipTokenizer::for_tower(&folder.require("tokenizer")?, text.config())?,
+            text,
             unet: Unet::load(&folder.require("unet")?, options)?,
             vae: Vae::load(&folder.require("vae")?, options)?,
             adapter: None,
-            schedule: NoiseSchedule::new(&scheduler),
             scheduler,
             options,
             folder,
         })
+    }
+
+    /// Whether the model in `folder` can carry out a request, as far as its files tell without the weights: its
+    /// sampler, its schedule, its parts. What [`Pipeline::generate`] would refuse only after [`Pipeline::load`].
+    ///
+    /// # Errors
+    /// [`PipelineError`] naming the field of the request, or the file and its field, at fault.
+    pub fn check(folder: &Path, request: &GenerateRequest) -> Result<(), PipelineError> {
+        request.check()?;
+        let folder = ModelFolder::open(folder)?;
+        sampler(&SchedulerFile::open(&folder.require("scheduler")?)?, request)?;
+        check_parts(&folder)
     }
 
     /// Adds an adapter file; its encoder lies in `image_encoder` or in the model's folder.
@@ -208,8 +226,7 @@ impl Pipeline {
 
     /// The side of a picture when a request names none, in pixels.
     pub fn native_side(&self) -> u32 {
-        let latents = self.unet.config().sample_size.unwrap_or(64);
-        (latents * self.vae.config().downsampling()) as u32
+        native_side(self.unet.config(), self.vae.config())
     }
 
     /// Draws. `references` are the request's images, loaded; without any, an adapter is left alone. `progress` hears of
@@ -228,59 +245,50 @@ impl Pipeline {
     ) -> Result<Generated, PipelineError> {
         request.check()?;
         let _no_grad = tch::no_grad_guard();
-        let sampler = self.sampler(request)?;
+        let mut sampler = sampler(&self.scheduler, request)?;
         let guidance = (request.guidance_scale > 1.0).then_some(request.guidance_scale);
         let context = self.context(request, guidance.is_some())?;
         let prompt = self.image_prompt(request, references, guidance.is_some())?;
         let hook: &dyn CrossAttentionHook = prompt.as_ref().map_or(&NoHook, |prompt| prompt);
-        let mut latents = self.initial_latents(request);
-        for (index, timestep) in sampler.timesteps().enumerate() {
-            let timestep = Tensor::from(timestep);
+        let mut draws = Draws::seeded(request.seed);
+        let mut latents = self.initial_latents(request, &mut draws) * sampler.init_noise_sigma();
+        let timesteps = sampler.timesteps().to_vec();
+        // Only samplers that draw again keep other requests from drawing until they are done.
+        let mut draws = (0..timesteps.len()).any(|index| sampler.draws_noise(index)).then_some(draws);
+        for (index, timestep) in timesteps.into_iter().enumerate() {
+            let timestep = Tensor::from(timestep as f32);
+            let scaled = sampler.scale_model_input(index, &latents);
             let noise_pred = match guidance {
                 Some(scale) => {
-                    let doubled = Tensor::cat(&[&latents, &latents], 0); // [uncond; cond]
+                    let doubled = Tensor::cat(&[&scaled, &scaled], 0); // [uncond; cond]
                     guided(&self.unet.forward(&doubled, &timestep, &context, hook), scale)
                 }
-                None => self.unet.forward(&latents, &timestep, &context, hook),
+                None => self.unet.forward(&scaled, &timestep, &context, hook),
             };
-            latents = sampler.step(index, &noise_pred, &latents);
-            if progress(index + 1).is_break() {
-                return Err(PipelineError::Interrupted { step: index + 1 });
+            let draws = draws.as_mut().filter(|_| sampler.draws_noise(index));
+            let noise = draws.map(|draws| self.noise(draws, &latents.size()));
+            latents = sampler.step(index, &noise_pred, &latents, noise.as_ref());
+            let Some(step) = steps_done(sampler.as_ref(), index, request.num_steps) else { continue };
+            if progress(step).is_break() {
+                return Err(PipelineError::Interrupted { step });
             }
         }
-        if latents.isfinite().logical_not().any().int64_value(&[]) != 0 {
-            return Err(PipelineError::NotANumber);
-        }
-        Ok(Generated { pictures: self.decode(&latents), latents })
+        Ok(Generated { pictures: self.decode(&latents)?, latents })
     }
 
     /// Pictures of sampled latents.
-    pub fn decode(&self, latents: &Tensor) -> Vec<RgbImage> {
+    ///
+    /// # Errors
+    /// [`PipelineError::NotANumber`] if the latents, or what the VAE makes of them, are none: in f16 it may overflow.
+    pub fn decode(&self, latents: &Tensor) -> Result<Vec<RgbImage>, PipelineError> {
         let _no_grad = tch::no_grad_guard();
+        let latents = finite(latents / self.vae.config().scaling_factor)?;
         // One at a time: the decoder's activations are the largest of all.
-        let decode = |index: i64| self.vae.decode(&(latents.narrow(0, index, 1) / self.vae.config().scaling_factor));
-        (0..latents.size()[0]).flat_map(|index| picture::to_pictures(&decode(index))).collect()
-    }
-
-    fn sampler(&self, request: &GenerateRequest) -> Result<Ddim, PipelineError> {
-        match &request.scheduler {
-            Some(name) if name != "ddim" => {
-                return Err(
-                    RequestError::Field { field: "scheduler", value: name.clone(), allowed: "choose ddim" }.into()
-                );
-            }
-            None if self.scheduler.class_name != "DDIMScheduler" => {
-                return Err(PipelineError::Sampler { name: self.scheduler.class_name.clone() });
-            }
-            _ => {}
-        }
-        if request.num_steps as i64 > self.schedule.len() {
-            let allowed = "choose at most the model's number of training timesteps";
-            return Err(
-                RequestError::Field { field: "num_steps", value: request.num_steps.to_string(), allowed }.into()
-            );
-        }
-        Ok(Ddim::new(&self.schedule, &self.scheduler, request.num_steps))
+        let decode = |index: i64| {
+            let pixels = finite(self.vae.decode(&latents.narrow(0, index, 1)))?;
+            Ok(picture::to_pictures(&pixels).swap_remove(0))
+        };
+        (0..latents.size()[0]).map(decode).collect()
     }
 
     /// Text features, `[num_images or 2 · num_images, tokens, width]`, unconditional half first.
@@ -314,27 +322,33 @@ impl Pipeline {
         Ok(Some(prompt?))
     }
 
-    fn initial_latents(&self, request: &GenerateRequest) -> Tensor {
+    fn initial_latents(&self, request: &GenerateRequest, draws: &mut Draws) -> Tensor {
         let factor = self.vae.config().downsampling();
         let side = |side: Option<u32>| i64::from(side.unwrap_or_else(|| self.native_side())) / factor;
         let (height, width) = (side(request.height), side(request.width));
         let shape = [i64::from(request.num_images), self.vae.config().latent_channels, height, width];
+        self.noise(draws, &shape)
+    }
+
+    /// Drawn in f32 on the CPU, whatever the model computes in.
+    fn noise(&self, draws: &mut Draws, shape: &[i64]) -> Tensor {
         let (device, kind) = self.options;
-        Draws::seeded(request.seed).normal(&shape).to_device(device).to_kind(kind)
+        draws.normal(shape).to_device(device).to_kind(kind)
     }
 }
 
-fn check_schedule(config: &SchedulerConfig) -> Result<(), PipelineError> {
-    let unbuilt = [
-        ("trained_betas", config.trained_betas.is_some()),
-        ("rescale_betas_zero_snr", config.rescale_betas_zero_snr),
-        ("thresholding", config.thresholding),
-    ];
-    match unbuilt.into_iter().find(|(_, set)| *set) {
-        Some((field, _)) => Err(PipelineError::Schedule { field }),
-        None if !(1..=1_000_000).contains(&config.num_train_timesteps) => {
-            Err(PipelineError::Schedule { field: "num_train_timesteps" })
-        }
-        None => Ok(()),
+/// What the request asks for, or else the model.
+fn sampler(file: &SchedulerFile, request: &GenerateRequest) -> Result<Box<dyn Sampler>, PipelineError> {
+    let kind = match request.sampler()? {
+        Some(kind) => kind,
+        None => file.kind()?,
+    };
+    file.sampler(kind, request.num_steps, request.eta)
+}
+
+fn finite(tensor: Tensor) -> Result<Tensor, PipelineError> {
+    match tensor.isfinite().all().int64_value(&[]) {
+        0 => Err(PipelineError::NotANumber),
+        _ => Ok(tensor),
     }
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::{SamplerKind, UnknownSampler};
+
 /// Largest side of a picture in pixels.
 pub const MAX_SIDE: u32 = 4096;
 /// Most pictures of one request.
@@ -22,8 +24,10 @@ pub struct GenerateRequest {
     pub images: Vec<PathBuf>,
     /// Strength of the image prompt: 0 none, 1 as trained.
     pub scale: f64,
-    /// Sampler; the model's own without one.
+    /// Sampler, by the name of a [`SamplerKind`]; the model's own without one.
     pub scheduler: Option<String>,
+    /// η of the sampler ddim, 0 (deterministic) to 1 (as much fresh noise as ddpm); others ignore it.
+    pub eta: f64,
     /// Denoising steps.
     pub num_steps: usize,
     /// 1 is no guidance.
@@ -46,6 +50,7 @@ impl Default for GenerateRequest {
             images: Vec::new(),
             scale: 1.0,
             scheduler: None,
+            eta: 0.0,
             num_steps: 50,
             guidance_scale: 7.5,
             seed: 0,
@@ -101,6 +106,18 @@ impl GenerateRequest {
         Ok(request)
     }
 
+    /// The sampler that is asked for by name.
+    ///
+    /// # Errors
+    /// [`RequestError::Field`] if there is none of that name.
+    pub fn sampler(&self) -> Result<Option<SamplerKind>, RequestError> {
+        self.scheduler.as_deref().map(str::parse).transpose().map_err(|UnknownSampler(value)| RequestError::Field {
+            field: "scheduler",
+            value,
+            allowed: SamplerKind::CHOOSE,
+        })
+    }
+
     /// Checks every range.
     ///
     /// # Errors
@@ -120,6 +137,10 @@ impl GenerateRequest {
         }
         if !(0.0..=100.0).contains(&self.guidance_scale) {
             return refuse("guidance_scale", &self.guidance_scale, "choose 0 to 100; 1 is no guidance, 7.5 is usual");
+        }
+        self.sampler()?;
+        if !(0.0..=1.0).contains(&self.eta) {
+            return refuse("eta", &self.eta, "choose 0 to 1; 0 is deterministic and usual");
         }
         if !(1..=1000).contains(&self.num_steps) {
             return refuse("num_steps", &self.num_steps, "choose 1 to 1000");
@@ -145,6 +166,9 @@ mod tests {
         assert!(refused(GenerateRequest { width: Some(100), ..Default::default() }).contains("`width` is 100"));
         assert!(refused(GenerateRequest { scale: f64::NAN, ..Default::default() }).contains("`scale`"));
         assert!(refused(GenerateRequest { num_steps: 0, ..Default::default() }).contains("`num_steps`"));
+        assert!(refused(GenerateRequest { eta: 1.5, ..Default::default() }).contains("`eta`"));
+        let unknown = refused(GenerateRequest { scheduler: Some("k-lms".into()), ..Default::default() });
+        assert!(unknown.contains("k-lms") && unknown.contains(SamplerKind::NAMES), "{unknown}");
     }
 
     #[test]

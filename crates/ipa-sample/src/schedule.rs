@@ -1,121 +1,23 @@
 //! The noise schedule of a model.
 
-use std::path::Path;
+use std::f64::consts::FRAC_PI_2;
 
 use ipa_core::tch::{Device, Kind, Tensor};
-use ipa_formats::FormatError;
-use serde::{Deserialize, Serialize};
 
-/// How the betas between first and last are spaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BetaSchedule {
-    /// Evenly.
-    Linear,
-    /// Their square roots evenly: Stable Diffusion.
-    ScaledLinear,
-}
-
-/// What the UNet was trained to predict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PredictionType {
-    /// The noise: Stable Diffusion 1.x.
-    Epsilon,
-    /// The velocity of arXiv:2202.00512.
-    VPrediction,
-}
-
-/// Which of the training timesteps a sampler visits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimestepSpacing {
-    /// Multiples of a whole step, from `steps_offset`.
-    Leading,
-    /// Evenly from first to last, rounded.
-    Linspace,
-    /// Evenly down from the last.
-    Trailing,
-}
-
-/// `scheduler_config.json`; fields that a file leaves out have diffusers' DDIM defaults.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SchedulerConfig {
-    /// The sampler that the model names for itself, such as `PNDMScheduler`.
-    #[serde(rename = "_class_name")]
-    pub class_name: String,
-    /// Timesteps of training.
-    pub num_train_timesteps: i64,
-    /// First beta.
-    pub beta_start: f64,
-    /// Last beta.
-    pub beta_end: f64,
-    /// Their spacing.
-    pub beta_schedule: BetaSchedule,
-    /// What the UNet predicts.
-    pub prediction_type: PredictionType,
-    /// Which timesteps are visited.
-    pub timestep_spacing: TimestepSpacing,
-    /// Added to every timestep of [`TimestepSpacing::Leading`].
-    pub steps_offset: i64,
-    /// Whether the last step ends at no noise at all (`true`) or at that of timestep 0.
-    pub set_alpha_to_one: bool,
-    /// Betas given one by one; not computed here.
-    pub trained_betas: Option<Vec<f64>>,
-    /// Whether the schedule is rescaled to end in pure noise; not computed here.
-    pub rescale_betas_zero_snr: bool,
-    /// Whether estimates of x₀ are clipped by quantile; not computed here.
-    pub thresholding: bool,
-}
-
-impl Default for SchedulerConfig {
-    fn default() -> Self {
-        Self {
-            class_name: "DDIMScheduler".to_owned(),
-            num_train_timesteps: 1000,
-            beta_start: 0.0001,
-            beta_end: 0.02,
-            beta_schedule: BetaSchedule::Linear,
-            prediction_type: PredictionType::Epsilon,
-            timestep_spacing: TimestepSpacing::Leading,
-            steps_offset: 0,
-            set_alpha_to_one: true,
-            trained_betas: None,
-            rescale_betas_zero_snr: false,
-            thresholding: false,
-        }
-    }
-}
-
-impl SchedulerConfig {
-    /// Stable Diffusion 1.x with the DDIM settings of the reference's demos.
-    pub fn sd15_ddim() -> Self {
-        Self {
-            beta_start: 0.00085,
-            beta_end: 0.012,
-            beta_schedule: BetaSchedule::ScaledLinear,
-            steps_offset: 1,
-            set_alpha_to_one: false,
-            ..Self::default()
-        }
-    }
-
-    /// Reads `scheduler_config.json` of a model's `scheduler` folder.
-    ///
-    /// # Errors
-    /// [`FormatError`] naming the file and the field at fault.
-    pub fn from_folder(folder: &Path) -> Result<Self, FormatError> {
-        let config: Self = ipa_formats::read_json(&folder.join("scheduler_config.json"))?;
-        // Parity: diffusers' pipelines force this for Stable Diffusion, whatever the file says.
-        Ok(Self { steps_offset: 1, ..config })
-    }
-}
+use crate::{BetaSchedule, SchedulerConfig};
 
 /// Noise levels of every training timestep (arXiv:2006.11239).
 #[derive(Debug)]
 pub struct NoiseSchedule {
     alphas_cumprod: Tensor,
+    /// The same, to look up.
+    values: Vec<f64>,
+}
+
+impl Clone for NoiseSchedule {
+    fn clone(&self) -> Self {
+        Self { alphas_cumprod: self.alphas_cumprod.shallow_clone(), values: self.values.clone() }
+    }
 }
 
 impl NoiseSchedule {
@@ -124,27 +26,25 @@ impl NoiseSchedule {
     /// # Panics
     /// If it has no timesteps.
     pub fn new(config: &SchedulerConfig) -> Self {
-        let options = (Kind::Float, Device::Cpu);
-        let SchedulerConfig { beta_start, beta_end, num_train_timesteps, .. } = *config;
         // Parity: the same tensor operations in f32, so that every digit is the reference's.
-        let betas = match config.beta_schedule {
-            BetaSchedule::Linear => Tensor::linspace(beta_start, beta_end, num_train_timesteps, options),
-            BetaSchedule::ScaledLinear => {
-                Tensor::linspace(beta_start.sqrt(), beta_end.sqrt(), num_train_timesteps, options).square()
-            }
+        let betas = match config.rescale_betas_zero_snr {
+            true => rescaled_to_zero_snr(&betas(config)),
+            false => betas(config),
         };
         let alphas: Tensor = 1.0 - betas;
-        Self { alphas_cumprod: alphas.cumprod(0, Kind::Float) }
+        let alphas_cumprod = alphas.cumprod(0, Kind::Float);
+        let values = Vec::try_from(alphas_cumprod.to_kind(Kind::Double)).expect("a vector of numbers");
+        Self { alphas_cumprod, values }
     }
 
     /// Number of training timesteps.
     pub fn len(&self) -> i64 {
-        self.alphas_cumprod.size()[0]
+        self.values.len() as i64
     }
 
     /// Whether there is no timestep: never.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.values.is_empty()
     }
 
     /// ᾱ of every timestep, `[len]`, f32 on the CPU.
@@ -157,7 +57,12 @@ impl NoiseSchedule {
     /// # Panics
     /// If there is no such timestep.
     pub fn alpha_cumprod(&self, timestep: i64) -> f64 {
-        self.alphas_cumprod.double_value(&[timestep])
+        self.values[timestep as usize]
+    }
+
+    /// ᾱ of a sampler's timestep, a whole number; the nearest known one's beyond both ends, where a spacing may go.
+    pub(crate) fn alpha_cumprod_at(&self, timestep: f64) -> f64 {
+        self.values[timestep.clamp(0.0, (self.values.len() - 1) as f64) as usize]
     }
 
     /// `√ᾱ_t x₀ + √(1 − ᾱ_t) ε` for every sample's own timestep; the kind of `latents` throughout, as the reference.
@@ -172,4 +77,42 @@ impl NoiseSchedule {
         let noise_level: Tensor = 1.0 - &acp;
         acp.sqrt() * latents + noise_level.sqrt() * noise
     }
+
+    /// The same for all samples at a sampler's timestep.
+    pub(crate) fn add_noise_at(&self, timestep: f64, latents: &Tensor, noise: &Tensor) -> Tensor {
+        let timestep = (timestep as i64).clamp(0, self.len() - 1);
+        self.add_noise(latents, noise, &Tensor::from_slice(&[timestep]))
+    }
+}
+
+fn betas(config: &SchedulerConfig) -> Tensor {
+    let options = (Kind::Float, Device::Cpu);
+    let SchedulerConfig { beta_start, beta_end, num_train_timesteps, .. } = *config;
+    if let Some(betas) = &config.trained_betas {
+        return Tensor::from_slice(betas).to_kind(Kind::Float);
+    }
+    match config.beta_schedule {
+        BetaSchedule::Linear => Tensor::linspace(beta_start, beta_end, num_train_timesteps, options),
+        BetaSchedule::ScaledLinear => {
+            Tensor::linspace(beta_start.sqrt(), beta_end.sqrt(), num_train_timesteps, options).square()
+        }
+        BetaSchedule::SquaredcosCapV2 => {
+            let alpha_bar = |t: f64| ((t + 0.008) / 1.008 * FRAC_PI_2).cos().powi(2);
+            let at = |i: i64| i as f64 / num_train_timesteps as f64;
+            let beta = |i: i64| (1.0 - alpha_bar(at(i + 1)) / alpha_bar(at(i))).min(0.999);
+            Tensor::from_slice(&(0..num_train_timesteps).map(beta).collect::<Vec<f64>>()).to_kind(Kind::Float)
+        }
+    }
+}
+
+/// Shifts and scales √ᾱ so that the last is 0 and the first stays, arXiv:2305.08891 algorithm 1.
+fn rescaled_to_zero_snr(betas: &Tensor) -> Tensor {
+    let alphas: Tensor = 1.0 - betas;
+    let roots = alphas.cumprod(0, Kind::Float).sqrt();
+    let (first, last) = (roots.get(0), roots.get(-1));
+    let roots = (roots - &last) * (&first / (&first - &last));
+    let cumprod = roots.square();
+    let num = cumprod.size()[0];
+    let alphas = cumprod.narrow(0, 1, num - 1) / cumprod.narrow(0, 0, num - 1);
+    1.0 - Tensor::cat(&[cumprod.narrow(0, 0, 1), alphas], 0)
 }

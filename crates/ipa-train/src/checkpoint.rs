@@ -14,10 +14,11 @@ use crate::{AdamW, TrainError};
 
 const ADAPTER: &str = "ip_adapter.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// Settings of the run, for the check on resuming.
+/// The run's identity, for the check on resuming.
 pub(crate) const CONFIG: &str = "training.json";
 
-/// Writes `folder/checkpoint-<step>`: first under another name, renamed when all of it is on the disk.
+/// Writes `folder/checkpoint-<step>`: first under another name, renamed when all of it is on the disk. One that is
+/// there already is not replaced.
 pub(crate) fn save(folder: &Path, adapter: &IpAdapter, optimizer: &AdamW, identity: &Value) -> Result<(), TrainError> {
     let name = format!("checkpoint-{}", optimizer.steps());
     let partial = folder.join(format!("{name}.tmp"));
@@ -52,14 +53,29 @@ fn write(
     save_tensors(&partial.join(OPTIMIZER), optimizer.state(), None)?;
     let text = format!("{identity:#}\n");
     write_atomically(&partial.join(CONFIG), |file: &mut dyn Write| file.write_all(text.as_bytes()))?;
-    if whole.exists() {
-        fs::remove_dir_all(whole).map_err(|source| failed(whole, source))?;
-    }
     Ok(fs::rename(partial, whole).map_err(|source| failed(whole, source))?)
 }
 
-/// The checkpoint of most steps in `folder`, if there is one.
-pub(crate) fn latest(folder: &Path) -> Result<Option<PathBuf>, TrainError> {
+/// The checkpoint that a resumed run goes on from: that of most steps in `folder`.
+///
+/// # Errors
+/// [`TrainError::NoCheckpoint`] if there is none, [`TrainError::File`] if the folder cannot be read.
+pub fn latest_checkpoint(folder: &Path) -> Result<PathBuf, TrainError> {
+    latest(folder)?.ok_or_else(|| TrainError::NoCheckpoint { folder: folder.into() })
+}
+
+/// Checks that a run can begin in `folder`: the checkpoints of another would be mistaken for its own.
+///
+/// # Errors
+/// [`TrainError::UsedFolder`] if there are any, [`TrainError::File`] if the folder cannot be read.
+pub fn check_unused(folder: &Path) -> Result<(), TrainError> {
+    match latest(folder)? {
+        Some(checkpoint) => Err(TrainError::UsedFolder { checkpoint }),
+        None => Ok(()),
+    }
+}
+
+fn latest(folder: &Path) -> Result<Option<PathBuf>, TrainError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -70,7 +86,7 @@ pub(crate) fn latest(folder: &Path) -> Result<Option<PathBuf>, TrainError> {
     Ok(paths.filter_map(|path| Some((step(&path)?, path))).max().map(|(_, path)| path))
 }
 
-/// The settings a checkpoint was made with.
+/// The run that a checkpoint belongs to.
 pub(crate) fn identity(checkpoint: &Path) -> Result<Value, TrainError> {
     Ok(ipa_formats::read_json(&checkpoint.join(CONFIG))?)
 }

@@ -22,7 +22,7 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A row points outside the dataset's folder.
-    #[error("{path}, row {row}: `{image_file}` leaves the dataset's folder: put the picture below {}", root_of(.path))]
+    #[error("{path}, row {row}: `{image_file}` leaves the dataset's folder: put the picture below {}", root_of(.path).display())]
     Outside {
         /// The data.json.
         path: PathBuf,
@@ -49,12 +49,16 @@ pub enum DataError {
         /// Counted from 0.
         row: usize,
         /// Why.
-        source: PreprocessError,
+        source: Box<PreprocessError>,
     },
 }
 
-fn root_of(path: &Path) -> String {
-    path.parent().unwrap_or(Path::new(".")).display().to_string()
+/// The folder of a list.
+fn root_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// One row of a data.json.
@@ -98,16 +102,9 @@ impl Dataset {
             return Err(DataError::NoPicture { path, row, image_file });
         };
         // A link may still lead out.
-        match self.root().canonicalize() {
+        match root_of(&self.path).canonicalize() {
             Ok(root) if real.starts_with(&root) => Ok(()),
             _ => Err(DataError::Outside { path, row, image_file }),
-        }
-    }
-
-    fn root(&self) -> &Path {
-        match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
         }
     }
 
@@ -133,7 +130,7 @@ impl Dataset {
 
     /// Where a row's picture lies.
     pub fn image_path(&self, row: usize) -> PathBuf {
-        self.root().join(&self.rows[row].image_file)
+        root_of(&self.path).join(&self.rows[row].image_file)
     }
 
     /// A row's picture, upright.
@@ -144,7 +141,7 @@ impl Dataset {
         ipa_clip::load_image(&self.image_path(row)).map_err(|source| DataError::Picture {
             path: self.path.clone(),
             row,
-            source,
+            source: Box::new(source),
         })
     }
 }
@@ -183,6 +180,13 @@ mod tests {
         assert!(refusal(r#"[{"image_file": "../a.png", "text": ""}]"#).contains("leaves the dataset's folder"));
         assert!(refusal(r#"[{"image_file": "/etc/passwd", "text": ""}]"#).contains("leaves the dataset's folder"));
         assert!(refusal(r#"[{"text": ""}]"#).contains("image_file"));
+    }
+
+    #[test]
+    fn a_list_without_a_folder_lies_in_this_one() {
+        let (path, image_file) = (PathBuf::from("data.json"), "../a.png".to_owned());
+        let text = DataError::Outside { path, row: 0, image_file }.to_string();
+        assert!(text.ends_with("put the picture below ."), "{text}");
     }
 
     #[cfg(unix)]

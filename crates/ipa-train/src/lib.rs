@@ -22,12 +22,15 @@
 mod adamw;
 mod checkpoint;
 mod data;
+mod identity;
+mod losses;
 mod models;
 mod objective;
 pub mod pretrain;
 mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig, Ema};
+pub use checkpoint::{check_unused, latest_checkpoint};
 pub use data::{DataError, Dataset, Row, training_pixels};
 pub use models::{EncodeError, EncodedRow, FrozenModels, ModelsError};
 pub use objective::{Batch, Drops, drops, training_loss};

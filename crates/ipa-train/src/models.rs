@@ -6,11 +6,15 @@ use ipa_clip::{ClipTokenizer, TextTower, TokenizerError};
 use ipa_core::Component;
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_formats::ModelFolder;
-use ipa_sample::{ImageEncoder, NoiseSchedule, PipelineError, PredictionType, SchedulerConfig};
+use ipa_sample::{
+    ImageEncoder, NoiseSchedule, PipelineError, PredictionType, SchedulerConfig, check_parts, native_side,
+};
 use ipa_unet::{Unet, UnetConfig};
 use ipa_vae::{DiagonalGaussian, Vae};
+use serde_json::Value;
 
 use crate::data::{DataError, Dataset, training_pixels};
+use crate::identity;
 
 /// Why the models cannot be trained against.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +38,7 @@ pub struct FrozenModels {
     pub unet: Component<UnetConfig, Unet>,
     /// Its noise schedule.
     pub schedule: NoiseSchedule,
+    digests: Value,
     options: (Device, Kind),
 }
 
@@ -82,14 +87,17 @@ impl FrozenModels {
     ) -> Result<(Self, SchedulerConfig), PipelineError> {
         let folder = ModelFolder::open(model)?;
         let scheduler = SchedulerConfig::from_folder(&folder.require("scheduler")?)?;
+        check_parts(&folder)?;
         let encoder = ImageEncoder::of_model(&folder, image_encoder, options)?;
+        let text = TextTower::load(&folder.require("text_encoder")?, options)?;
         let models = Self {
-            tokenizer: ClipTokenizer::from_folder(&folder.require("tokenizer")?)?,
-            text: TextTower::load(&folder.require("text_encoder")?, options)?,
+            tokenizer: ClipTokenizer::for_tower(&folder.require("tokenizer")?, text.config())?,
+            text,
             vae: Vae::load(&folder.require("vae")?, options)?,
             unet: Unet::load_with_variables(&folder.require("unet")?, options)?,
             schedule: NoiseSchedule::new(&scheduler),
             encoder,
+            digests: identity::of_models(&folder, image_encoder)?,
             options,
         };
         Ok((models, scheduler))
@@ -102,7 +110,7 @@ impl FrozenModels {
 
     /// Side of a picture the model was trained at, in pixels.
     pub fn native_side(&self) -> u32 {
-        (self.unet.config.sample_size.unwrap_or(64) * self.vae.config().downsampling()) as u32
+        native_side(&self.unet.config, self.vae.config())
     }
 
     /// What latents are multiplied by.
@@ -113,6 +121,11 @@ impl FrozenModels {
     /// Device and kind that the models compute in.
     pub fn options(&self) -> (Device, Kind) {
         self.options
+    }
+
+    /// What tells these models from others, by component.
+    pub(crate) fn digests(&self) -> &Value {
+        &self.digests
     }
 
     /// Features of a caption, `[1, tokens, width]`.

@@ -1,5 +1,6 @@
 //! The training of an adapter.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -9,13 +10,18 @@ use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Kind, Tensor};
 use ipa_formats::FormatError;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::checkpoint;
+use crate::checkpoint::{self, check_unused, latest_checkpoint};
 use crate::data::Dataset;
+use crate::identity;
+use crate::losses::{self, StepLoss};
 use crate::models::{EncodeError, EncodedRow, FrozenModels};
 use crate::objective::{Batch, drops, training_loss};
 use crate::{AdamW, AdamWConfig};
+
+/// Keeps the number of steps far from overflow.
+const MAX_EPOCHS: u64 = 1_000_000;
 
 /// The recipe of a run; [`TrainConfig::mini`] is for a handful of pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,7 +29,7 @@ use crate::{AdamW, AdamWConfig};
 pub struct TrainConfig {
     /// Side of the training pictures in pixels, a multiple of 8.
     pub resolution: u32,
-    /// Passes over the data.
+    /// Passes over the data, at most a million.
     pub epochs: u64,
     /// Rows a step; the last step of an epoch may have fewer.
     pub batch: usize,
@@ -53,8 +59,13 @@ impl TrainConfig {
         if !self.resolution.is_multiple_of(8) || !(8..=4096).contains(&self.resolution) {
             return refuse("resolution", &self.resolution, "choose a multiple of 8 between 8 and 4096");
         }
-        if self.epochs == 0 || self.batch == 0 || self.save_steps == 0 {
-            return refuse("epochs, batch or save_steps", &0, "choose at least 1");
+        for (field, value) in [("epochs", self.epochs), ("batch", self.batch as u64), ("save_steps", self.save_steps)] {
+            if value == 0 {
+                return refuse(field, &value, "choose at least 1");
+            }
+        }
+        if self.epochs > MAX_EPOCHS {
+            return refuse("epochs", &self.epochs, "choose at most 1000000");
         }
         if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
             return refuse("learning_rate", &self.learning_rate, "choose a number above 0 and at most 1, such as 1e-4");
@@ -91,17 +102,30 @@ pub enum TrainError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FormatError),
+    /// The models compute in f16, whose gradients vanish.
+    #[error("training in f16 needs loss scaling, which is not built yet: use `--dtype bf16` or `--dtype f32`")]
+    HalfPrecision,
+    /// A run was to begin where another one left checkpoints.
+    #[error("{checkpoint} is of an earlier run: go on with `--resume`, or start in another folder")]
+    UsedFolder {
+        /// Its latest checkpoint.
+        checkpoint: PathBuf,
+    },
     /// There is nothing to go on from.
     #[error("{folder} has no checkpoint to resume from: start without `--resume`")]
     NoCheckpoint {
         /// The output folder.
         folder: PathBuf,
     },
-    /// The run to be resumed had other settings.
-    #[error("{path} was made with other settings: resume with the same data and settings, or start in another folder")]
+    /// The run to be resumed had other settings, data or models.
+    #[error(
+        "{path} is of another run, `{field}` differs: give its settings, data and models, or start in another folder"
+    )]
     OtherRun {
-        /// The checkpoint's settings.
+        /// What the checkpoint notes of its run.
         path: PathBuf,
+        /// The first field that differs.
+        field: String,
     },
     /// The loss is not a number.
     #[error(
@@ -137,9 +161,10 @@ pub struct Trainer<'a> {
     rows: Vec<EncodedRow>,
     empty_text: Tensor,
     config: TrainConfig,
-    identity: serde_json::Value,
+    identity: Value,
     adapter: IpAdapter,
     optimizer: AdamW,
+    losses: Vec<StepLoss>,
 }
 
 impl<'a> Trainer<'a> {
@@ -158,7 +183,10 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, TrainError> {
         config.check()?;
         let unet = &models.unet.config;
-        let (device, _) = models.options();
+        let (device, kind) = models.options();
+        if kind == Kind::Half {
+            return Err(TrainError::HalfPrecision);
+        }
         let adapter = match init_adapter {
             Some(path) => IpAdapter::load(path, unet, (device, Kind::Float))?,
             None => {
@@ -179,27 +207,24 @@ impl<'a> Trainer<'a> {
         let rows = (0..dataset.len()).map(encode).collect::<Result<Vec<_>, _>>()?;
         let empty_text = models.text_embeds("").map_err(EncodeError::from)?.to_device(tch::Device::Cpu);
         let decay = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-        let digest = |path: &Path| ipa_formats::sha256_file(path);
-        let identity = json!({
-            "config": config,
-            "data": digest(dataset.path())?,
-            "init_adapter": init_adapter.map(digest).transpose()?,
-        });
+        let identity = identity::of_run(models, dataset, &config, init_adapter)?;
         let optimizer = AdamW::new(adapter.variables(), decay);
-        Ok(Self { models, rows, empty_text: empty_text.to_kind(Kind::Float), config, identity, adapter, optimizer })
+        let (empty_text, losses) = (empty_text.to_kind(Kind::Float), Vec::new());
+        Ok(Self { models, rows, empty_text, config, identity, adapter, optimizer, losses })
     }
 
     /// Goes on from the latest checkpoint in `folder`.
     ///
     /// # Errors
-    /// [`TrainError`] if there is none or it belongs to another run.
+    /// [`TrainError`] if there is none, or it belongs to a run with other settings, data, pictures, models or kind.
     pub fn resume(&mut self, folder: &Path) -> Result<(), TrainError> {
-        let latest = checkpoint::latest(folder)?;
-        let latest = latest.ok_or_else(|| TrainError::NoCheckpoint { folder: folder.into() })?;
-        if checkpoint::identity(&latest)? != self.identity {
-            return Err(TrainError::OtherRun { path: latest.join(checkpoint::CONFIG) });
+        let latest = latest_checkpoint(folder)?;
+        if let Some(field) = identity::difference(&checkpoint::identity(&latest)?, &self.identity) {
+            return Err(TrainError::OtherRun { path: latest.join(checkpoint::CONFIG), field });
         }
-        checkpoint::load(&latest, &self.adapter, &mut self.optimizer)
+        checkpoint::load(&latest, &self.adapter, &mut self.optimizer)?;
+        self.losses = losses::read(folder, self.steps_done())?;
+        Ok(())
     }
 
     /// The adapter as it stands.
@@ -210,6 +235,11 @@ impl<'a> Trainer<'a> {
     /// Gives up the run for its adapter.
     pub fn into_adapter(self) -> IpAdapter {
         self.adapter
+    }
+
+    /// Steps done, those before a resume included.
+    pub fn steps_done(&self) -> u64 {
+        self.optimizer.steps()
     }
 
     /// Steps of the whole run.
@@ -224,27 +254,44 @@ impl<'a> Trainer<'a> {
 
     /// Trains to the end, writing `checkpoint-<step>/` into `folder` and at the end `ip_adapter.safetensors`.
     ///
+    /// `losses.jsonl` holds the loss of every step up to the latest checkpoint, one line a step, whether the run was
+    /// resumed or not. `progress` hears of a step before it is saved; a request to stop is a checkpoint more.
+    ///
     /// # Errors
-    /// [`TrainError`]; what was saved before remains.
+    /// [`TrainError::UsedFolder`] if the run is a new one and `folder` has checkpoints; any other [`TrainError`], and
+    /// what was saved before remains.
     pub fn run(
         &mut self,
         folder: &Path,
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
+        if self.steps_done() == 0 {
+            check_unused(folder)?;
+        }
+        fs::create_dir_all(folder).map_err(|source| FormatError::Write { path: folder.into(), source })?;
+        losses::write(folder, &self.losses)?; // a folder that takes no files is found before the work
         let steps = self.num_steps();
-        while self.optimizer.steps() < steps {
+        while self.steps_done() < steps {
             let loss = self.step()?;
-            let step = self.optimizer.steps();
-            if step.is_multiple_of(self.config.save_steps) {
-                checkpoint::save(folder, &self.adapter, &self.optimizer, &self.identity)?;
+            let step = self.steps_done();
+            self.losses.push(StepLoss { step, loss });
+            let stop = progress(Progress { step, steps, loss }).is_break();
+            if stop || step.is_multiple_of(self.config.save_steps) {
+                self.save(folder)?;
             }
-            if progress(Progress { step, steps, loss }).is_break() {
-                checkpoint::save(folder, &self.adapter, &self.optimizer, &self.identity)?;
+            if stop {
                 return Err(TrainError::Interrupted { step });
             }
         }
+        losses::write(folder, &self.losses)?;
         let metadata = json!({ "variant": "classic", "steps": steps, "config": self.config });
         Ok(self.adapter.save(&folder.join("ip_adapter.safetensors"), Kind::Float, Some(&metadata))?)
+    }
+
+    /// Losses first: after a crash in between, resuming leaves out those that are ahead of the checkpoint.
+    fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        losses::write(folder, &self.losses)?;
+        checkpoint::save(folder, &self.adapter, &self.optimizer, &self.identity)
     }
 
     /// One step; gives its loss.

@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 // Far above every published model, far below what exhausts a machine before the weights are even looked at.
 const MAX_WIDTH: i64 = 65_536;
 const MAX_LAYERS: i64 = 64;
+const MAX_SAMPLE_SIZE: i64 = 512;
 
 /// Sizes of a `UNet2DConditionModel`, as published in `unet/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnetConfig {
-    /// Latents' height and width that the model was trained at.
+    /// Latents' height and width that the model was trained at, as the file says.
     #[serde(default)]
     pub sample_size: Option<i64>,
     /// Channels of the noisy latents: 4.
@@ -176,6 +177,9 @@ impl ipa_core::Config for UnetConfig {
         if let Some((name, width)) = widths.into_iter().find(|(_, width)| !(1..=MAX_WIDTH).contains(width)) {
             return Err(format!("`{name}` is {width}; expected 1 to {MAX_WIDTH}"));
         }
+        if let Some(side) = self.sample_size.filter(|side| !(1..=MAX_SAMPLE_SIZE).contains(side)) {
+            return Err(format!("`sample_size` is {side}; expected 1 to {MAX_SAMPLE_SIZE}"));
+        }
         if !(1..=MAX_LAYERS).contains(&self.layers_per_block) {
             return Err(format!("`layers_per_block` is {}; expected 1 to {MAX_LAYERS}", self.layers_per_block));
         }
@@ -237,5 +241,13 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         config.others.insert("use_linear_projection".into(), true.into());
         assert!(config.check().expect_err("SD 2.x").contains("use_linear_projection"));
+    }
+
+    #[test]
+    fn a_size_that_nothing_is_trained_at_is_refused_by_field() {
+        for side in [i64::MIN, -1, 0, 513, 1 << 62] {
+            let config = UnetConfig { sample_size: Some(side), ..UnetConfig::sd15() };
+            assert_eq!(config.check(), Err(format!("`sample_size` is {side}; expected 1 to 512")));
+        }
     }
 }

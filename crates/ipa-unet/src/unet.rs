@@ -84,7 +84,8 @@ impl Unet {
         context: &Tensor,
         hook: &dyn CrossAttentionHook,
     ) -> Tensor {
-        let time_embeds = self.time_embedding.forward(&timesteps.to_device(latents.device()), latents.kind());
+        let timesteps = timesteps.to_kind(Kind::Float).to_device(latents.device()); // MPS has no f64
+        let time_embeds = self.time_embedding.forward(&timesteps, latents.kind());
         let conditions = Conditions { time_embeds: &time_embeds, context, hook };
         let mut hidden = latents.apply(&self.conv_in);
         let mut skips = vec![hidden.shallow_clone()];

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 // Far above every published model, far below what exhausts a machine before the weights are even looked at.
 const MAX_WIDTH: i64 = 65_536;
 const MAX_LAYERS: i64 = 64;
+// A latent of 8 pixels: sides of pictures are multiples of that.
+const MAX_LEVELS: usize = 4;
 
 /// Sizes of an `AutoencoderKL`, as published in `vae/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,8 +65,13 @@ impl VaeConfig {
 
 impl ipa_core::Config for VaeConfig {
     fn check(&self) -> Result<(), String> {
-        if self.block_out_channels.is_empty() || self.block_out_channels.len() > 8 {
-            return Err(format!("`block_out_channels` has {} levels; expected 1 to 8", self.block_out_channels.len()));
+        let levels = self.block_out_channels.len();
+        if !(1..=MAX_LEVELS).contains(&levels) {
+            return Err(format!("`block_out_channels` has {levels} levels; expected 1 to {MAX_LEVELS}"));
+        }
+        let channels = [("in_channels", self.in_channels), ("out_channels", self.out_channels)];
+        if let Some((name, channels)) = channels.into_iter().find(|&(_, channels)| channels != 3) {
+            return Err(format!("`{name}` is {channels}; pictures have 3"));
         }
         let fits = |channels: &i64| {
             (1..=MAX_WIDTH).contains(channels) && self.norm_num_groups > 0 && channels % self.norm_num_groups == 0
@@ -78,13 +85,23 @@ impl ipa_core::Config for VaeConfig {
             {
                 Err("`latent_channels` or `layers_per_block` is out of range".to_owned())
             }
-            None if ![self.in_channels, self.out_channels]
-                .iter()
-                .all(|channels| (1..=MAX_WIDTH).contains(channels)) =>
-            {
-                Err("`in_channels` or `out_channels` is out of range".to_owned())
-            }
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipa_core::Config;
+
+    #[test]
+    fn pictures_of_other_channels_and_larger_latents_are_refused_by_field() {
+        assert_eq!(VaeConfig::sd15().check(), Ok(()));
+        let refused = |config: VaeConfig| config.check().expect_err("not Stable Diffusion");
+        assert!(refused(VaeConfig { out_channels: 1, ..VaeConfig::sd15() }).contains("`out_channels` is 1"));
+        assert!(refused(VaeConfig { in_channels: 4, ..VaeConfig::sd15() }).contains("`in_channels` is 4"));
+        let deep = VaeConfig { block_out_channels: vec![32; 5], ..VaeConfig::sd15() };
+        assert!(refused(deep).contains("`block_out_channels` has 5 levels"));
     }
 }

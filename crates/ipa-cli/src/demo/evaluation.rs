@@ -11,13 +11,10 @@ use ipa_pocket::mascot;
 use ipa_sample::{GenerateRequest, Pipeline};
 use serde::Serialize;
 
-use super::DemoArgs;
 use super::pictures::SIDE;
+use super::{DemoArgs, Extent};
 use crate::{interrupt, progress, scores};
 
-const NUM_REFERENCES: usize = 20;
-const NUM_SEEDS: u32 = 3;
-const NUM_STEPS: usize = 25;
 const RESAMPLING_SEED: u64 = 0;
 
 /// Held-out pictures of the subject.
@@ -28,9 +25,9 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// Twenty pictures of the pip that are not trained on.
-    pub(crate) fn held_out() -> Self {
-        let scenes = mascot::held_out(NUM_REFERENCES);
+    /// Pictures of the pip that are not trained on.
+    pub(crate) fn held_out(num: usize) -> Self {
+        let scenes = mascot::held_out(num);
         Self {
             references: scenes.iter().map(|scene| mascot::render(scene, SIDE)).collect(),
             captions: scenes.iter().map(mascot::caption).collect(),
@@ -38,12 +35,21 @@ impl Subject {
     }
 }
 
-/// One measure before and after, over the references; several seeds of one reference count as their mean.
+/// One measure before and after, over the references; several pictures of one reference count as their mean.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measure {
     pub(crate) before: Interval,
     pub(crate) after: Interval,
     pub(crate) difference: Interval,
+    /// What the intervals are of.
+    pub(crate) per_reference: Vec<Pair>,
+}
+
+/// One reference before and after.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Pair {
+    pub(crate) before: f64,
+    pub(crate) after: f64,
 }
 
 impl Measure {
@@ -52,11 +58,12 @@ impl Measure {
             before: bootstrap_mean(before, RESAMPLING_SEED)?,
             after: bootstrap_mean(after, RESAMPLING_SEED)?,
             difference: paired_difference(before, after, RESAMPLING_SEED)?,
+            per_reference: before.iter().zip(after).map(|(&before, &after)| Pair { before, after }).collect(),
         })
     }
 
     fn sentence(&self, what: &str) -> String {
-        let Self { before, after, difference } = self;
+        let Self { before, after, difference, .. } = self;
         let verdict = if difference.excludes_zero() { "" } else { " (could be chance)" };
         format!("{what}: {:.3} before, {:.3} after, difference {difference:.3}{verdict}", before.mean, after.mean)
     }
@@ -66,7 +73,8 @@ impl Measure {
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
     pub(crate) num_references: usize,
-    pub(crate) num_seeds: u32,
+    /// Drawn from each of them.
+    pub(crate) num_pictures: u32,
     /// Cosine of picture and reference.
     pub(crate) clip_i: Measure,
     /// Share of pictures in which the pixel judge finds the subject's colours.
@@ -80,7 +88,7 @@ impl Comparison {
     }
 }
 
-/// Draws every reference from several seeds with both pipelines, at once, and compares.
+/// Draws several pictures after every reference with both pipelines, at once, and compares.
 ///
 /// # Errors
 /// If drawing or scoring fails.
@@ -94,7 +102,7 @@ pub(crate) fn compare(
     let bar = progress::bar((2 * subject.references.len()) as u64, "evaluating", args.json);
     let (before, after) = {
         let _threads = ThreadLimit::shared_by(2);
-        let draw = |pipeline: &mut Pipeline| draw(pipeline, subject, args.seed, || bar.inc(1));
+        let draw = |pipeline: &mut Pipeline| draw(pipeline, subject, args, || bar.inc(1));
         thread::scope(|scope| {
             let before = scope.spawn(|| draw(before)); // a model may move to another thread, but not be seen by two
             let after = draw(after);
@@ -105,25 +113,25 @@ pub(crate) fn compare(
     let (before, after) = (score(clip, subject, &before?)?, score(clip, subject, &after?)?);
     Ok(Comparison {
         num_references: subject.references.len(),
-        num_seeds: NUM_SEEDS,
+        num_pictures: args.extent().num_pictures,
         clip_i: Measure::new(&before.0, &after.0)?,
         subject_colors: Measure::new(&before.1, &after.1)?,
     })
 }
 
 /// Pictures of every reference.
-fn draw(pipeline: &mut Pipeline, subject: &Subject, seed: u64, drawn: impl Fn()) -> Result<Vec<Vec<RgbImage>>> {
+fn draw(pipeline: &mut Pipeline, subject: &Subject, args: &DemoArgs, drawn: impl Fn()) -> Result<Vec<Vec<RgbImage>>> {
+    let Extent { num_pictures: num_images, num_steps, .. } = args.extent();
     let draw_one = |(reference, seed): (&RgbImage, u64)| {
-        let request =
-            GenerateRequest { seed, num_images: NUM_SEEDS, num_steps: NUM_STEPS, ..GenerateRequest::default() };
+        let request = GenerateRequest { seed, num_images, num_steps, ..GenerateRequest::default() };
         let generated = pipeline.generate(&request, std::slice::from_ref(reference), |_| interrupt::flow());
         drawn();
         Ok(generated.map_err(|error| interrupt::told(error, "the trained adapter is kept"))?.pictures)
     };
-    subject.references.iter().zip(seed + 1..).map(draw_one).collect()
+    subject.references.iter().zip(args.seed + 1..).map(draw_one).collect()
 }
 
-/// CLIP-I and share of pictures with the subject's colours, each the mean over the seeds of a reference.
+/// CLIP-I and share of pictures with the subject's colours, each the mean over the pictures of a reference.
 fn score(clip: &ClipModel, subject: &Subject, drawn: &[Vec<RgbImage>]) -> Result<(Vec<f64>, Vec<f64>)> {
     let score_one = |(reference, pictures): (&RgbImage, &Vec<RgbImage>)| {
         let references = vec![reference.clone(); pictures.len()];

@@ -1,29 +1,37 @@
 //! `ipa demo`
 
 mod evaluation;
+mod machine;
 mod page;
 mod pictures;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueHint, value_parser};
 use ipa_clip::ClipModel;
-use ipa_core::device::{device_name, kind_name};
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::write_atomically;
 use ipa_metrics::CaseScore;
 use ipa_sample::{GenerateRequest, Pipeline};
-use ipa_train::{Dataset, FrozenModels, TrainConfig, Trainer};
+use ipa_train::{Dataset, FrozenModels, TrainConfig, TrainError, Trainer};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::DeviceArgs;
-use crate::check::{Case, Checked, check};
+use crate::check::{Case, Checked, NUM_CASES, SCALE, check, test_name};
+use crate::interrupt::Interrupted;
 use crate::model::{self, ModelSource, POCKET};
 use crate::{interrupt, output, progress, scores};
 use evaluation::{Comparison, Subject};
+use machine::Machine;
+
+/// The trained adapter, in the output folder.
+const ADAPTER: &str = "ip_adapter.safetensors";
+/// Leaves room for the seeds that are counted up from the given one.
+const MAX_SEED: u64 = 1 << 32;
 
 /// Train on five pictures, score, draw, and write a report: everything at once, on the pocket model
 ///
@@ -32,33 +40,76 @@ use evaluation::{Comparison, Subject};
 #[command(after_help = "Example:\n  ipa demo --output out/demo")]
 pub(crate) struct DemoArgs {
     /// Folder for the adapter, the pictures and the report
-    #[arg(long, value_name = "DIR", default_value = "out/demo")]
+    #[arg(long, value_name = "DIR", default_value = "out/demo", value_hint = ValueHint::DirPath)]
     output: PathBuf,
     /// Seed of training and noise
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u64).range(..=MAX_SEED))]
     seed: u64,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print one JSON object with what report.json holds
     #[arg(long)]
     json: bool,
+    /// The same in seconds, for tests; what it measures means nothing
+    #[arg(long, hide = true)]
+    short: bool,
+}
+
+/// How much is drawn and measured.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    num_references: usize,
+    /// Drawn after each reference.
+    num_pictures: u32,
+    num_steps: usize,
+    num_check_steps: usize,
+}
+
+impl DemoArgs {
+    fn extent(&self) -> Extent {
+        match self.short {
+            true => Extent { num_references: NUM_CASES, num_pictures: 1, num_steps: 2, num_check_steps: 2 },
+            false => Extent { num_references: 20, num_pictures: 3, num_steps: 25, num_check_steps: 50 },
+        }
+    }
+
+    /// The preset for a handful of pictures.
+    fn settings(&self, resolution: u32) -> TrainConfig {
+        let preset = TrainConfig { seed: self.seed, ..TrainConfig::mini(resolution) };
+        if self.short { TrainConfig { epochs: 1, ..preset } } else { preset }
+    }
 }
 
 /// What report.json holds.
 #[derive(Debug, Serialize)]
 pub(crate) struct DemoReport {
+    /// The file beside it.
+    adapter: &'static str,
     settings: TrainConfig,
     losses: Vec<f64>,
     comparison: Comparison,
-    checks: Vec<(String, CaseScore)>,
+    checks: Vec<CheckReport>,
     mapping: &'static str,
-    seconds: Vec<(&'static str, f64)>,
-    machine: Vec<(&'static str, String)>,
+    seconds: Seconds,
+    machine: Machine,
 }
 
-/// The preset for a handful of pictures.
-fn settings(resolution: u32, seed: u64) -> TrainConfig {
-    TrainConfig { seed, ..TrainConfig::mini(resolution) }
+/// One test, as `ipa check --json` prints it.
+#[derive(Debug, Serialize)]
+struct CheckReport {
+    case: String,
+    prompt: String,
+    #[serde(flatten)]
+    score: CaseScore,
+}
+
+/// Times of the parts, each with what it had to load, and of everything.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Seconds {
+    training: f64,
+    evaluation: f64,
+    drawing: f64,
+    total: f64,
 }
 
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
@@ -66,35 +117,40 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let options = args.device.options()?;
     output::check_folder(&args.output)?;
     let source = model::resolve(POCKET)?;
-    let mut stopwatch = Stopwatch::default();
+    let started = Instant::now();
 
     let data = pictures::write_dataset(&args.output.join("pictures"))?;
-    let (losses, config) = train(args, &source, &data, options)?;
-    stopwatch.lap("training");
+    let (losses, settings) = train(args, &source, &data, options)?;
+    let training = started.elapsed();
 
     let clip = scores::clip_model(None, &source, options)?;
-    let before = base_adapter(&source)?;
-    let after = args.output.join("ip_adapter.safetensors");
-    let mut before = pipeline(&source, &before, options)?;
-    let mut after = pipeline(&source, &after, options)?;
-    let subject = Subject::held_out();
+    let mut before = pipeline(&source, &base_adapter(&source)?, options)?;
+    let mut after = pipeline(&source, &args.output.join(ADAPTER), options)?;
+    let subject = Subject::held_out(args.extent().num_references);
     let comparison = evaluation::compare(&mut before, &mut after, &clip, &subject, args)?;
-    stopwatch.lap("evaluation");
+    let evaluation = started.elapsed();
 
     let checks = checks(&after, &clip, &subject, args)?;
     let grid = pictures::grid(&before, &after, &subject, args)?;
-    stopwatch.lap("drawing");
+    let total = started.elapsed();
 
+    let seconds = Seconds {
+        training: training.as_secs_f64(),
+        evaluation: (evaluation - training).as_secs_f64(),
+        drawing: (total - evaluation).as_secs_f64(),
+        total: total.as_secs_f64(),
+    };
     let report = DemoReport {
-        settings: config,
+        adapter: ADAPTER,
+        settings,
         losses,
         comparison,
-        checks: checks.iter().map(|checked| (checked.case.prompt.clone(), checked.score)).collect(),
+        checks: checks.iter().map(check_report).collect(),
         mapping: ipa_metrics::MAPPING,
-        seconds: stopwatch.laps,
-        machine: machine(options),
+        seconds,
+        machine: Machine::this(options),
     };
-    write_reports(&args.output, &report, &checks, &grid)?;
+    write_reports(args, &report, &checks, &grid)?;
     tell(args, &report)
 }
 
@@ -107,21 +163,38 @@ fn train(
     // f16 would need loss scaling.
     let options = if options.1 == Kind::Half { (options.0, Kind::Float) } else { options };
     let models = FrozenModels::load(&source.folder, None, options)?;
-    let config = settings(models.native_side(), args.seed);
+    let config = args.settings(models.native_side());
     let init = base_adapter(source)?;
     let mut trainer = Trainer::new(&models, &Dataset::open(data)?, config.clone(), Some(&init), |_| {})?;
     let bar = progress::bar(trainer.num_steps(), "training", args.json);
     let mut losses = Vec::new();
-    trainer.run(&args.output.join("training"), |progress| {
+    let folder = args.output.join("training");
+    remove_checkpoints(&folder)?;
+    let trained = trainer.run(&folder, |progress| {
         bar.set_position(progress.step);
         bar.set_message(format!("loss {:.4}", progress.loss));
         losses.push(progress.loss);
         interrupt::flow()
+    });
+    trained.map_err(|error| match error {
+        TrainError::Interrupted { .. } => Interrupted("start `ipa demo` again".to_owned()).into(),
+        error => anyhow::Error::from(error),
     })?;
     bar.finish_and_clear();
     let metadata = json!({ "variant": "classic", "base": POCKET, "config": config });
-    trainer.adapter().save(&args.output.join("ip_adapter.safetensors"), Kind::Float, Some(&metadata))?;
+    trainer.adapter().save(&args.output.join(ADAPTER), Kind::Float, Some(&metadata))?;
     Ok((losses, config))
+}
+
+/// Removes the checkpoints of an earlier demo, in whose place this one's are to come.
+fn remove_checkpoints(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("checkpoint-") {
+            fs::remove_dir_all(entry.path())
+                .with_context(|| format!("cannot remove the earlier {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn base_adapter(source: &ModelSource) -> Result<PathBuf> {
@@ -135,23 +208,31 @@ fn pipeline(source: &ModelSource, adapter: &Path, options: (Device, Kind)) -> Re
 /// Three held-out pictures with their captions.
 fn checks(pipeline: &Pipeline, clip: &ClipModel, subject: &Subject, args: &DemoArgs) -> Result<Vec<Checked>> {
     let case = |(index, (reference, caption)): (usize, (&image::RgbImage, &String))| Case {
-        name: format!("test {}", index + 1),
+        name: test_name(index),
         reference: reference.clone(),
         prompt: caption.clone(),
     };
     let pairs = subject.references.iter().zip(&subject.captions);
-    let cases = pairs.take(3).enumerate().map(case).collect();
-    let request = GenerateRequest { seed: args.seed, ..GenerateRequest::default() };
-    check(pipeline, clip, cases, &request, || {})
+    let cases: Vec<Case> = pairs.take(NUM_CASES).enumerate().map(case).collect();
+    let num_steps = args.extent().num_check_steps;
+    let request = GenerateRequest { scale: SCALE, seed: args.seed, num_steps, ..GenerateRequest::default() };
+    let bar = progress::bar((cases.len() * num_steps) as u64, "checking", args.json);
+    let checked = check(pipeline, clip, cases, &request, || bar.inc(1));
+    bar.finish_and_clear();
+    checked
 }
 
-fn write_reports(folder: &Path, report: &DemoReport, checks: &[Checked], grid: &pictures::Grid) -> Result<()> {
+fn check_report(Checked { case, score, .. }: &Checked) -> CheckReport {
+    CheckReport { case: case.name.clone(), prompt: case.prompt.clone(), score: *score }
+}
+
+fn write_reports(args: &DemoArgs, report: &DemoReport, checks: &[Checked], grid: &pictures::Grid) -> Result<()> {
     let html = page::html(report, checks, grid);
     let json = format!("{:#}\n", serde_json::to_value(report)?);
     for (name, text) in [("report.html", html), ("report.json", json)] {
-        write_atomically(&folder.join(name), |file| file.write_all(text.as_bytes()))?;
+        write_atomically(&args.output.join(name), |file| file.write_all(text.as_bytes()))?;
     }
-    pictures::write_grid(folder, grid)
+    pictures::write_grid(args, grid)
 }
 
 fn tell(args: &DemoArgs, report: &DemoReport) -> Result<()> {
@@ -161,39 +242,10 @@ fn tell(args: &DemoArgs, report: &DemoReport) -> Result<()> {
     for line in report.comparison.sentences() {
         output::line(line)?;
     }
-    for (prompt, score) in &report.checks {
-        output::line(format_args!("check \"{prompt}\": {score}"))?;
+    for CheckReport { case, prompt, score } in &report.checks {
+        output::line(format_args!("{case}: \"{prompt}\": {score}"))?;
     }
-    let seconds: f64 = report.seconds.iter().map(|(_, seconds)| seconds).sum();
     let file = args.output.join("report.html");
-    Ok(output::line(format_args!("{}\nreport after {seconds:.0} s: {}", report.mapping, file.display()))?)
-}
-
-fn machine((device, kind): (Device, Kind)) -> Vec<(&'static str, String)> {
-    vec![
-        ("Device", format!("{}, {}", device_name(device), kind_name(kind))),
-        ("Threads", ipa_core::tch::get_num_threads().to_string()),
-        ("System", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
-        ("Program", concat!("ipa ", env!("CARGO_PKG_VERSION")).to_owned()),
-    ]
-}
-
-/// Times of the parts, one after the other.
-#[derive(Debug)]
-struct Stopwatch {
-    started: Instant,
-    laps: Vec<(&'static str, f64)>,
-}
-
-impl Default for Stopwatch {
-    fn default() -> Self {
-        Self { started: Instant::now(), laps: Vec::new() }
-    }
-}
-
-impl Stopwatch {
-    fn lap(&mut self, name: &'static str) {
-        self.laps.push((name, self.started.elapsed().as_secs_f64()));
-        self.started = Instant::now();
-    }
+    output::line(format_args!("{}\nreport after {:.0} s: {}", report.mapping, report.seconds.total, file.display()))?;
+    Ok(())
 }

@@ -8,7 +8,6 @@ use ipa_formats::write_atomically;
 use ipa_pocket::mascot;
 use ipa_sample::{GenerateRequest, Pipeline, write_png};
 use ipa_train::Row;
-use serde_json::Value;
 
 use super::DemoArgs;
 use super::evaluation::Subject;
@@ -16,9 +15,38 @@ use crate::{interrupt, output, progress};
 
 /// Side of the drawn pictures in pixels, the pocket model's own.
 pub(crate) const SIDE: u32 = 64;
-/// Strengths shown side by side.
-pub(crate) const SCALES: [f64; 3] = [0.0, 0.5, 1.0];
-const NUM_ROWS: usize = 4;
+const MAX_ROWS: usize = 4;
+
+/// A column of the grid: which adapter drew it, at which strength.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Shown {
+    /// Strength 0, where an adapter adds nothing, whichever it is.
+    Plain,
+    Before(f64),
+    After(f64),
+}
+
+/// The columns of the grid beside the references.
+pub(crate) const COLUMNS: [Shown; 5] =
+    [Shown::Plain, Shown::Before(0.5), Shown::Before(1.0), Shown::After(0.5), Shown::After(1.0)];
+
+impl Shown {
+    fn scale(self) -> f64 {
+        match self {
+            Self::Plain => 0.0,
+            Self::Before(scale) | Self::After(scale) => scale,
+        }
+    }
+
+    /// What its files are called after the reference's name.
+    fn suffix(self) -> String {
+        match self {
+            Self::Plain => "scale-0".to_owned(),
+            Self::Before(scale) => format!("before-scale-{scale}"),
+            Self::After(scale) => format!("after-scale-{scale}"),
+        }
+    }
+}
 
 /// Writes the five pictures and their data.json; gives its path.
 ///
@@ -29,7 +57,7 @@ pub(crate) fn write_dataset(folder: &Path) -> Result<PathBuf> {
     let mut rows = Vec::new();
     for (index, scene) in mascot::training().iter().enumerate() {
         let image_file = format!("pip-{}.png", index + 1);
-        write_png(&folder.join(&image_file), &mascot::render(scene, SIDE), &Value::Null)?;
+        output::write_picture(&folder.join(&image_file), &mascot::render(scene, SIDE))?;
         rows.push(Row { image_file, text: mascot::caption(scene) });
     }
     let (path, text) = (folder.join("data.json"), format!("{:#}\n", serde_json::to_value(rows)?));
@@ -37,11 +65,11 @@ pub(crate) fn write_dataset(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// One picture each for references × (before, after) × strengths.
+/// One picture for each reference and each of [`COLUMNS`].
 #[derive(Debug)]
 pub(crate) struct Grid {
     pub(crate) references: Vec<RgbImage>,
-    /// By reference; strengths before the training, then after it.
+    /// By reference.
     pub(crate) rows: Vec<Vec<RgbImage>>,
 }
 
@@ -50,40 +78,42 @@ pub(crate) struct Grid {
 /// # Errors
 /// If drawing fails.
 pub(crate) fn grid(before: &Pipeline, after: &Pipeline, subject: &Subject, args: &DemoArgs) -> Result<Grid> {
-    let references: Vec<RgbImage> = subject.references.iter().take(NUM_ROWS).cloned().collect();
-    let bar = progress::bar((NUM_ROWS * 2 * SCALES.len()) as u64, "drawing", args.json);
-    let mut rows = Vec::new();
-    for reference in &references {
-        let mut row = Vec::new();
-        for (pipeline, scale) in [before, after].into_iter().flat_map(|p| SCALES.map(|scale| (p, scale))) {
-            let request = GenerateRequest { scale, seed: args.seed, num_steps: 25, ..GenerateRequest::default() };
-            let references = std::slice::from_ref(reference);
-            let drawn = pipeline.generate(&request, references, |_| interrupt::flow());
-            let mut generated = drawn.map_err(|error| interrupt::told(error, "the trained adapter is kept"))?;
-            row.push(generated.pictures.swap_remove(0));
-            bar.inc(1);
-        }
-        rows.push(row);
-    }
+    let references: Vec<RgbImage> = subject.references.iter().take(MAX_ROWS).cloned().collect();
+    let bar = progress::bar((references.len() * COLUMNS.len()) as u64, "drawing", args.json);
+    let draw = |reference: &RgbImage, column: Shown| -> Result<RgbImage> {
+        let pipeline = if matches!(column, Shown::After(_)) { after } else { before };
+        let references = std::slice::from_ref(reference);
+        let drawn = pipeline.generate(&request(column, args), references, |_| interrupt::flow());
+        let mut generated = drawn.map_err(|error| interrupt::told(error, "the trained adapter is kept"))?;
+        bar.inc(1);
+        Ok(generated.pictures.swap_remove(0))
+    };
+    let draw_row = |reference: &RgbImage| COLUMNS.into_iter().map(|column| draw(reference, column)).collect();
+    let rows: Vec<Vec<RgbImage>> = references.iter().map(draw_row).collect::<Result<_>>()?;
     bar.finish_and_clear();
     Ok(Grid { references, rows })
 }
 
-/// Writes the grid's pictures as PNG files into `folder/pictures`.
+/// What a column asks for, but for the reference.
+fn request(column: Shown, args: &DemoArgs) -> GenerateRequest {
+    let num_steps = args.extent().num_steps;
+    GenerateRequest { scale: column.scale(), seed: args.seed, num_steps, ..GenerateRequest::default() }
+}
+
+/// Writes the grid's pictures as PNG files into the folder `pictures` of the output; those drawn carry their request.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub(crate) fn write_grid(folder: &Path, grid: &Grid) -> Result<()> {
-    let folder = folder.join("pictures");
-    let column = |column: usize| {
-        let time = if column < SCALES.len() { "before" } else { "after" };
-        format!("{time}-scale-{}", SCALES[column % SCALES.len()])
-    };
+pub(crate) fn write_grid(args: &DemoArgs, grid: &Grid) -> Result<()> {
+    let folder = args.output.join("pictures");
     for (index, (reference, row)) in grid.references.iter().zip(&grid.rows).enumerate() {
         let name = format!("held-out-{}", index + 1);
-        write_png(&folder.join(format!("{name}.png")), reference, &Value::Null)?;
-        for (number, picture) in row.iter().enumerate() {
-            write_png(&folder.join(format!("{name}-{}.png", column(number))), picture, &Value::Null)?;
+        let file = folder.join(format!("{name}.png"));
+        output::write_picture(&file, reference)?;
+        for (column, picture) in COLUMNS.into_iter().zip(row) {
+            let request = GenerateRequest { images: vec![file.clone()], ..request(column, args) };
+            let file = folder.join(format!("{name}-{}.png", column.suffix()));
+            write_png(&file, picture, &serde_json::to_value(request)?)?;
         }
     }
     Ok(())

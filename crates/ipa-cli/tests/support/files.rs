@@ -1,7 +1,8 @@
 //! What the program reads and writes: fixtures, models to be damaged, small data, tensors.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
@@ -74,6 +75,20 @@ pub(crate) fn entries_below(folder: &Path) -> Vec<String> {
 #[track_caller]
 pub(crate) fn assert_empty(folder: &Path) {
     assert_eq!(entries_below(folder), Vec::<String>::new());
+}
+
+/// The request that a picture carries.
+pub(crate) fn request_of(picture: &Path) -> Option<Value> {
+    let reader = png::Decoder::new(BufReader::new(File::open(picture).unwrap())).read_info().unwrap();
+    let chunk = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == "ipa_request")?;
+    Some(serde_json::from_str(&chunk.get_text().unwrap()).unwrap())
+}
+
+/// Writes the request that a picture carries as a request file.
+pub(crate) fn write_request_of(picture: &Path, file: &Path) {
+    let mut request = request_of(picture).unwrap();
+    request.as_object_mut().unwrap().retain(|_, value| !value.is_null()); // TOML leaves out what is not set
+    fs::write(file, toml::to_string(&request).unwrap()).unwrap();
 }
 
 /// Cuts a file in half.

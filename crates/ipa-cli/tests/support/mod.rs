@@ -83,6 +83,13 @@ impl Ipa {
         Running::new(command)
     }
 
+    /// Runs it for a user whose cache folder is `cache`.
+    pub(crate) fn run_with_cache(self, cache: &Path) -> Ended {
+        let mut command = Command::new(PROGRAM);
+        command.args(self.0).env("XDG_CACHE_HOME", cache).env("HOME", cache).env("LOCALAPPDATA", cache);
+        Running::new(command).ended()
+    }
+
     /// Runs it where no file can grow beyond `blocks` of 512 bytes: to the program that is a disk that fills up in the
     /// middle of a file, for which no privileges are needed.
     pub(crate) fn run_on_a_full_disk(self, blocks: u32) -> Ended {

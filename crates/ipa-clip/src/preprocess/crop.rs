@@ -15,34 +15,8 @@ pub enum CropRule {
     Torchvision,
 }
 
-/// Scales so that the shorter side is `side`; the longer one is rounded down, as in transformers and torchvision.
-///
-/// To crop afterwards, [`resize_and_crop`] gives the same and computes only what is kept.
-///
-/// # Panics
-/// If `side` or a side of the image is 0, or if the result is longer than 2³² - 1.
-pub fn resize_shortest(image: &RgbImage, side: u32, filter: Filter) -> RgbImage {
-    let size = shortest_size(image, side);
-    assert!(size.width.max(size.height) <= u32::MAX.into(), "the image is too narrow to be enlarged as a whole");
-    resize_part(image, size, 0..size.width, 0..size.height, filter)
-}
-
-/// Cuts a `side` x `side` square out of the middle.
-pub fn center_crop(image: &RgbImage, side: u32, rule: CropRule) -> RgbImage {
-    let (width, height) = image.dimensions();
-    let columns = Window::centered(width.into(), side, rule);
-    let rows = Window::centered(height.into(), side, rule);
-    let kept = imageops::crop_imm(
-        image,
-        columns.kept.start as u32,
-        rows.kept.start as u32,
-        columns.kept_len(),
-        rows.kept_len(),
-    );
-    pad(kept.to_image(), &columns, &rows)
-}
-
-/// [`resize_shortest`], then [`center_crop`], to a `side` x `side` square.
+/// Scales so that the shorter side is `side`, the longer one rounded down as in transformers and torchvision, then
+/// cuts a `side` x `side` square out of the middle; computes only what is kept.
 ///
 /// # Panics
 /// If `side` or a side of the image is 0.
@@ -103,10 +77,6 @@ impl Window {
         };
         Self { kept: start..start + crop, before: 0, len }
     }
-
-    fn kept_len(&self) -> u32 {
-        (self.kept.end - self.kept.start) as u32
-    }
 }
 
 fn pad(kept: RgbImage, columns: &Window, rows: &Window) -> RgbImage {
@@ -121,6 +91,23 @@ fn pad(kept: RgbImage, columns: &Window, rows: &Window) -> RgbImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::preprocess::resize;
+
+    /// The first step as a whole.
+    fn resize_shortest(image: &RgbImage, side: u32, filter: Filter) -> RgbImage {
+        let Size { width, height } = shortest_size(image, side);
+        resize(image, width as u32, height as u32, filter)
+    }
+
+    /// The second step.
+    fn center_crop(image: &RgbImage, side: u32, rule: CropRule) -> RgbImage {
+        let columns = Window::centered(image.width().into(), side, rule);
+        let rows = Window::centered(image.height().into(), side, rule);
+        let (x, y) = (columns.kept.start as u32, rows.kept.start as u32);
+        let len = |window: &Window| (window.kept.end - window.kept.start) as u32;
+        let kept = imageops::crop_imm(image, x, y, len(&columns), len(&rows));
+        pad(kept.to_image(), &columns, &rows)
+    }
 
     #[test]
     fn rules_differ_where_the_excess_is_3_mod_4() {

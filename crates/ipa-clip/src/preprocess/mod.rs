@@ -9,7 +9,9 @@ mod resize;
 use std::io;
 use std::path::PathBuf;
 
-pub use crop::{CropRule, center_crop, resize_and_crop, resize_shortest};
+use ipa_formats::FormatError;
+
+pub use crop::{CropRule, resize_and_crop};
 pub use load::{MAX_PIXELS, load_image};
 pub use processor::ImageProcessor;
 pub use resize::{Filter, resize};
@@ -49,12 +51,22 @@ pub enum PreprocessError {
         /// Height in pixels.
         height: u32,
     },
-    /// `preprocessor_config.json` asks for something that CLIP's processor does not do here.
-    #[error("{path} does not describe a CLIP image processor")]
-    Config {
+    /// `preprocessor_config.json` cannot be read, or asks for something that CLIP's processor does not do here.
+    #[error(transparent)]
+    Config(#[from] FormatError),
+    /// `preprocessor_config.json` makes pictures of another size than the vision tower takes.
+    #[error(
+        "{path} gives pictures of {width} x {height} pixels, the image encoder takes {expected} x {expected}; take the \
+         file that belongs to this encoder"
+    )]
+    TowerSize {
         /// File that was read.
         path: PathBuf,
-        /// What is wrong with it.
-        source: serde_json::Error,
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Side that the tower takes.
+        expected: u32,
     },
 }

@@ -1,10 +1,9 @@
 //! transformers' `CLIPImageProcessor`, its Pillow path.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use image::RgbImage;
+use ipa_formats::read_json_if_there;
 use ndarray::{Array3, Array4};
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -12,6 +11,7 @@ use serde::Deserialize;
 use super::PreprocessError;
 use super::crop::{CropRule, resize_to_and_crop, shortest_size};
 use super::resize::{Filter, Size};
+use crate::VisionConfig;
 
 const CHANNELS: usize = 3;
 const LARGEST_SIDE: u32 = 4096;
@@ -49,34 +49,25 @@ impl Default for ImageProcessor {
 }
 
 impl ImageProcessor {
-    /// Reads `preprocessor_config.json` of a folder; fields that it lacks have CLIP's values.
-    ///
-    /// # Errors
-    /// [`PreprocessError::Read`]; [`PreprocessError::Config`] if the file leaves out one of the steps or asks for a
-    /// size, filter or deviation that makes no sense.
-    pub fn from_folder(dir: &Path) -> Result<Self, PreprocessError> {
-        let path = dir.join("preprocessor_config.json");
-        match fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).map_err(|source| PreprocessError::Config { path, source }),
-            Err(source) => Err(PreprocessError::Read { path, source }),
-        }
-    }
-
-    /// As [`from_folder`](Self::from_folder); where there is no such file, CLIP's values at the tower's `image_size`.
+    /// Reads `preprocessor_config.json` of a folder; fields that it lacks have CLIP's values. Where there is no such
+    /// file, CLIP's values at the tower's size.
     ///
     /// Published adapters' `image_encoder` folders hold no `preprocessor_config.json`; diffusers does the same.
     ///
     /// # Errors
-    /// As [`from_folder`](Self::from_folder), but for a missing file.
+    /// [`PreprocessError::Config`] if the file leaves out one of the steps or asks for a size, filter or deviation that
+    /// makes no sense; [`PreprocessError::TowerSize`] if the tower takes pictures of another size.
     ///
     /// # Panics
-    /// If `image_size` is 0.
-    pub fn from_folder_or_size(dir: &Path, image_size: u32) -> Result<Self, PreprocessError> {
-        match Self::from_folder(dir) {
-            Err(PreprocessError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                Ok(Self::for_size(image_size))
-            }
-            result => result,
+    /// If the tower's `image_size` is not positive.
+    pub fn for_tower(dir: &Path, tower: &VisionConfig) -> Result<Self, PreprocessError> {
+        let path = dir.join("preprocessor_config.json");
+        let expected = tower.image_size as u32;
+        let processor = read_json_if_there::<Self>(&path)?.unwrap_or_else(|| Self::for_size(expected));
+        match processor.output_size() {
+            size if size == (expected, expected) => Ok(processor),
+            // A smaller picture would silently get positions of the tower's larger grid.
+            (height, width) => Err(PreprocessError::TowerSize { path, width, height, expected }),
         }
     }
 

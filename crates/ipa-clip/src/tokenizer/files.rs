@@ -1,12 +1,10 @@
 //! What the files of a tokenizer folder say.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
+use ipa_formats::{FormatError, read_json, read_json_if_there, read_text};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tokenizers::tokenizer::AddedToken;
 
 use super::TokenizerError;
@@ -31,8 +29,9 @@ pub(super) struct TokenizerFiles {
 
 impl TokenizerFiles {
     pub(super) fn read(dir: &Path) -> Result<Self, TokenizerError> {
+        let unusable = unusable(dir);
         let config_path = dir.join("tokenizer_config.json");
-        let mut settings: Settings = read_json_if_there(&config_path)?.unwrap_or_default();
+        let mut settings: Settings = read_json_if_there(&config_path).map_err(unusable)?.unwrap_or_default();
         let max_length = match settings.model_max_length {
             Some(value) if value < 2.0 => return Err(TokenizerError::MaxLength { path: config_path, value }),
             Some(value) if value <= LARGEST_MAX_LENGTH => value as usize,
@@ -44,13 +43,15 @@ impl TokenizerFiles {
         let added = match settings.added_tokens_decoder.take() {
             Some(added) => added.into_values().map(Token::into_added).collect(),
             None => {
-                if let Some(map) = read_json_if_there::<Settings>(&dir.join("special_tokens_map.json"))? {
+                let map = read_json_if_there::<Settings>(&dir.join("special_tokens_map.json")).map_err(unusable)?;
+                if let Some(map) = map {
                     settings = map.or(settings);
                 }
-                let listed: HashMap<String, u32> =
-                    read_json_if_there(&dir.join("added_tokens.json"))?.unwrap_or_default();
+                let listed: Option<HashMap<String, u32>> =
+                    read_json_if_there(&dir.join("added_tokens.json")).map_err(unusable)?;
                 let specials = settings.special_contents();
-                let mut listed: Vec<(u32, String)> = listed.into_iter().map(|(token, id)| (id, token)).collect();
+                let mut listed: Vec<(u32, String)> =
+                    listed.into_iter().flatten().map(|(token, id)| (id, token)).collect();
                 listed.sort();
                 let listed = listed.into_iter().map(|(_, token)| {
                     let is_special = specials.contains(&token);
@@ -158,11 +159,11 @@ impl Vocabulary {
         let vocab_path = dir.join("vocab.json");
         let single_path = dir.join("tokenizer.json");
         if !vocab_path.exists() && single_path.exists() {
-            return Self::read_single(&single_path);
+            return Self::read_single(dir, &single_path);
         }
-        let ids = read_json(&vocab_path)?;
+        let ids = read_json(&vocab_path).map_err(unusable(dir))?;
         let merges_path = dir.join("merges.txt");
-        let text = read_text(&merges_path)?;
+        let text = read_text(&merges_path).map_err(unusable(dir))?;
         let lines = text.lines().enumerate().filter(|(_, line)| !line.starts_with("#version"));
         let merges = lines
             .map(|(index, line)| {
@@ -173,8 +174,8 @@ impl Vocabulary {
     }
 
     /// Parity: of `tokenizer.json`, transformers' CLIP class too takes the vocabulary only and builds the rest itself.
-    fn read_single(path: &Path) -> Result<Self, TokenizerError> {
-        let file: TokenizerJson = read_json(path)?;
+    fn read_single(dir: &Path, path: &Path) -> Result<Self, TokenizerError> {
+        let file: TokenizerJson = read_json(path).map_err(unusable(dir))?;
         let merges = file.model.merges.into_iter().enumerate().map(|(index, merge)| {
             match merge {
                 Merge::Pair(first, second) => Some((first, second)),
@@ -212,19 +213,6 @@ fn split_merge(line: &str) -> Option<(String, String)> {
     (!second.contains(' ')).then(|| (first.to_owned(), second.to_owned()))
 }
 
-fn read_text(path: &Path) -> Result<String, TokenizerError> {
-    fs::read_to_string(path).map_err(|source| TokenizerError::Read { path: path.to_path_buf(), source })
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, TokenizerError> {
-    let text = read_text(path)?;
-    serde_json::from_str(&text).map_err(|source| TokenizerError::Json { path: path.to_path_buf(), source })
-}
-
-fn read_json_if_there<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TokenizerError> {
-    match read_json(path) {
-        Ok(value) => Ok(Some(value)),
-        Err(TokenizerError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+fn unusable(dir: &Path) -> impl Fn(FormatError) -> TokenizerError + Copy {
+    move |source| TokenizerError::File { path: dir.to_path_buf(), source }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::TensorInfo;
 use super::header::{Checked, open_checked};
+use super::{Header, TensorInfo};
 use crate::FormatError;
 
 /// A memory-mapped safetensors file with a checked header.
@@ -25,7 +25,7 @@ impl SafetensorsFile {
     /// Maps a file after checking its header.
     ///
     /// # Errors
-    /// [`FormatError::Read`], [`FormatError::NotAFile`] and [`FormatError::Header`].
+    /// [`FormatError::Read`], [`FormatError::NotAFile`], [`FormatError::PickledWeights`] and [`FormatError::Header`].
     pub fn open(path: &Path) -> Result<Self, FormatError> {
         let (file, checked) = open_checked(path)?;
         // SAFETY: the map is read-only and never handed out as anything but bytes; see above for
@@ -38,6 +38,11 @@ impl SafetensorsFile {
     /// Path the file was opened by.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the file says about itself: tensors, free text entries, length.
+    pub fn header(&self) -> &Header {
+        &self.checked.header
     }
 
     /// Names of the tensors, sorted.

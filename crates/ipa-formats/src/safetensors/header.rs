@@ -46,7 +46,7 @@ impl TensorInfo {
 
     /// Bytes that the tensor takes, `None` if no memory could hold it. A size of 0 counts as 1 here,
     /// so that the strides of an empty tensor cannot overflow either.
-    pub(super) fn checked_bytes(&self) -> Option<usize> {
+    pub(crate) fn checked_bytes(&self) -> Option<usize> {
         let bound = self.shape.iter().try_fold(self.dtype.size(), |bytes, &size| bytes.checked_mul(size.max(1)))?;
         isize::try_from(bound).ok()?;
         Some(self.num_bytes())
@@ -67,7 +67,7 @@ pub struct Header {
 /// Reads and checks the header alone; the data is neither read nor mapped.
 ///
 /// # Errors
-/// [`FormatError::Read`], [`FormatError::NotAFile`] and [`FormatError::Header`].
+/// [`FormatError::Read`], [`FormatError::NotAFile`], [`FormatError::PickledWeights`] and [`FormatError::Header`].
 pub fn read_header(path: &Path) -> Result<Header, FormatError> {
     Ok(open_checked(path)?.1.header)
 }
@@ -93,11 +93,20 @@ pub(super) fn open_checked(path: &Path) -> Result<(File, Checked), FormatError> 
         return Err(header_error(HeaderError::TooShort { file_len }));
     }
     file.read_exact(&mut length).map_err(read_error)?;
-    let header_len = checked_length(u64::from_le_bytes(length), file_len).map_err(header_error)?;
+    let length_error = |source| match is_pickle(length) {
+        true => FormatError::PickledWeights { path: path.to_owned() },
+        false => header_error(source),
+    };
+    let header_len = checked_length(u64::from_le_bytes(length), file_len).map_err(length_error)?;
     let mut text = vec![0; header_len];
     file.read_exact(&mut text).map_err(read_error)?;
     let checked = parse(&text, file_len).map_err(header_error)?;
     Ok((file, checked))
+}
+
+/// Whether a file that is no safetensors begins as torch saves one: an archive, or before version 1.6 a bare pickle.
+fn is_pickle(start: [u8; LENGTH_BYTES]) -> bool {
+    start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80\x02")
 }
 
 fn checked_length(header_len: u64, file_len: u64) -> Result<usize, HeaderError> {
@@ -285,6 +294,16 @@ mod tests {
         let mut bytes = MAX_HEADER_BYTES.to_le_bytes().to_vec();
         bytes.extend_from_slice(b"{}");
         assert!(matches!(fault(read_bytes(&bytes)), HeaderError::BeyondFile { .. }));
+    }
+
+    #[test]
+    fn torch_pickles_are_told_from_damaged_files() {
+        for start in [&b"PK\x03\x04\0\0\x08\x08archive/data.pkl"[..], b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P"] {
+            assert!(matches!(read_bytes(start), Err(FormatError::PickledWeights { .. })));
+        }
+        // A header may well be 0x280 bytes long.
+        let text = format!("{:640}", "{}");
+        assert!(read(text.as_bytes(), 0).is_ok());
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! Blocks of text: tables and lists of facts.
+//! Blocks of text: tables, lists of facts, links, commands.
 
 use maud::{Markup, html};
 
-pub(super) fn table(header: &[impl AsRef<str>], rows: &[Vec<String>]) -> Markup {
+pub(super) fn table(title: &str, header: &[impl AsRef<str>], rows: &[Vec<String>]) -> Markup {
     assert!(rows.iter().all(|row| row.len() == header.len()), "every row is as wide as the header");
     let numeric: Vec<bool> =
         (0..header.len()).map(|column| !rows.is_empty() && rows.iter().all(|row| is_numeric(&row[column]))).collect();
     html! {
-        div.wide.card tabindex="0" role="region" aria-label="Table" {
+        div.wide.card tabindex="0" role="region" aria-label=(title) {
             table.data {
                 thead {
                     tr {
@@ -19,7 +19,13 @@ pub(super) fn table(header: &[impl AsRef<str>], rows: &[Vec<String>]) -> Markup 
                 tbody {
                     @for row in rows {
                         tr {
-                            @for (cell, numeric) in row.iter().zip(&numeric) { td.number[*numeric] { (cell) } }
+                            @for (column, (cell, numeric)) in row.iter().zip(&numeric).enumerate() {
+                                @if column == 0 {
+                                    th scope="row" .number[*numeric] { (cell) }
+                                } @else {
+                                    td.number[*numeric] { (cell) }
+                                }
+                            }
                         }
                     }
                 }
@@ -36,6 +42,14 @@ pub(super) fn key_values(facts: &[(impl AsRef<str>, impl AsRef<str>)]) -> Markup
             }
         }
     }
+}
+
+pub(super) fn file(path: &str, what: &str) -> Markup {
+    html! { p.prose { a href=(path) { (path) } ": " (what) } }
+}
+
+pub(super) fn command(text: &str) -> Markup {
+    html! { pre.card tabindex="0" { code { (text) } } }
 }
 
 /// Numbers, percentages, intervals, and the dash of a missing one.
@@ -57,6 +71,13 @@ mod tests {
     #[test]
     #[should_panic(expected = "every row is as wide as the header")]
     fn a_short_row_is_a_mistake() {
-        table(&["one", "two"], &[vec!["1".into()]]);
+        table("title", &["one", "two"], &[vec!["1".into()]]);
+    }
+
+    #[test]
+    fn the_first_cell_of_a_row_is_its_heading() {
+        let html = table("Measured", &["measure", "mean"], &[vec!["CLIP-I".into(), "0.5".into()]]).into_string();
+        assert!(html.contains("aria-label=\"Measured\""), "{html}");
+        assert!(html.contains("scope=\"row\">CLIP-I</th><td class=\"number\">0.5</td>"), "{html}");
     }
 }

@@ -10,19 +10,18 @@ mod picture;
 mod score;
 
 pub use chart::Series;
-pub use picture::{Picture, encode_png};
+pub use picture::{Column, Picture, encode_png};
+pub use score::ScoredPicture;
 
 use maud::{Markup, html};
-
-use crate::CaseScore;
 
 /// A report under construction, block by block from top to bottom.
 ///
 /// ```
-/// use ipa_metrics::{CaseScore, Report};
+/// use ipa_metrics::Report;
 ///
 /// let mut report = Report::new("Mascot", "five pictures, ten epochs");
-/// report.section("Scores").scores(&[("on a hill", CaseScore::new(0.91, 0.31))]);
+/// report.section("Scores").table(&["measure", "mean"], &[vec!["CLIP-I".into(), "0.912".into()]]);
 /// report.section("Run").key_values(&[("Seed", "0"), ("Device", "cpu")]);
 /// assert!(report.to_html().starts_with("<!DOCTYPE html>"));
 /// ```
@@ -64,29 +63,29 @@ impl Report {
 
     /// PNG files in rows and columns, for comparisons; `None` leaves a cell empty.
     ///
-    /// `cells[row][column]` belongs to `row_labels[row]` and `column_labels[column]`.
+    /// `cells[row][column]` belongs to `row_labels[row]` and `columns[column]`.
     ///
     /// # Panics
     /// If the labels and cells do not count the same rows and columns.
     pub fn picture_grid(
         &mut self,
         row_labels: &[impl AsRef<str>],
-        column_labels: &[impl AsRef<str>],
+        columns: &[Column],
         cells: &[Vec<Option<Vec<u8>>>],
     ) -> &mut Self {
-        self.push(picture::grid(row_labels, column_labels, cells))
+        self.push(picture::grid(self.heading(), row_labels, columns, cells))
     }
 
-    /// A table; columns of numbers are aligned to the right.
+    /// A table, whose first column names the rows; columns of numbers are aligned to the right.
     ///
     /// # Panics
     /// If a row is not as wide as the header.
     pub fn table(&mut self, header: &[impl AsRef<str>], rows: &[Vec<String>]) -> &mut Self {
-        self.push(layout::table(header, rows))
+        self.push(layout::table(self.heading(), header, rows))
     }
 
-    /// A card for each named case, and the [`crate::MAPPING`] from cosines to percentages below them.
-    pub fn scores(&mut self, cases: &[(impl AsRef<str>, CaseScore)]) -> &mut Self {
+    /// A card for each case, and the [`crate::MAPPING`] from cosines to percentages below them.
+    pub fn scored_pictures(&mut self, cases: &[ScoredPicture]) -> &mut Self {
         self.push(score::cards(cases))
     }
 
@@ -118,9 +117,24 @@ impl Report {
         self.push(layout::key_values(facts))
     }
 
+    /// A link to a file that lies beside the page or below it, and what it is.
+    pub fn file(&mut self, path: &str, what: &str) -> &mut Self {
+        self.push(layout::file(path, what))
+    }
+
+    /// A command to be copied, with its line breaks.
+    pub fn command(&mut self, text: &str) -> &mut Self {
+        self.push(layout::command(text))
+    }
+
     /// The finished page.
     pub fn to_html(&self) -> String {
         page::render(self).into_string()
+    }
+
+    /// What the blocks to come belong to.
+    fn heading(&self) -> &str {
+        self.sections.last().map_or(&self.title, |section| &section.title)
     }
 
     fn push(&mut self, block: Markup) -> &mut Self {
@@ -134,6 +148,7 @@ mod tests {
     use image::RgbImage;
 
     use super::*;
+    use crate::CaseScore;
 
     const NASTY: &str = "<script>alert('x')</script>\" onload=\"y\" & more";
 
@@ -144,9 +159,12 @@ mod tests {
         let mut report = Report::new(text, text);
         report.paragraph(text).section(text).paragraph(text);
         report.pictures(text, &[Picture { label: text.into(), png: png.clone() }]);
-        report.picture_grid(&[text], &[text, text], &[vec![Some(png), None]]);
+        let column = || Column { group: text.into(), label: text.into() };
+        report.picture_grid(&[text], &[column(), column()], &[vec![Some(png.clone()), None]]);
         report.table(&[text], &[vec![text.into()]]).key_values(&[(text, text)]);
-        report.scores(&[(text, CaseScore::new(0.8, 0.3))]);
+        let (name, prompt, score) = (text.to_owned(), text.to_owned(), CaseScore::new(0.8, 0.3));
+        report.scored_pictures(&[ScoredPicture { name, prompt, reference: png.clone(), drawn: png, score }]);
+        report.file(text, text).command(text);
         report.chart(text, text, text, std::slice::from_ref(&series));
         report.smoothed_chart(text, text, text, &[series], 3);
         report.to_html()

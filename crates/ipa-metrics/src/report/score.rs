@@ -1,22 +1,45 @@
-//! Score cards: the combined percentage and its grade, with the two parts and their raw cosines below.
+//! Score cards: reference and picture, the combined percentage and its grade, with the two parts and their raw cosines
+//! below.
 
 use maud::{Markup, html};
 
+use super::picture::img;
 use crate::{CaseScore, Grade, MAPPING};
 
-pub(super) fn cards(cases: &[(impl AsRef<str>, CaseScore)]) -> Markup {
+/// A picture that was drawn from a reference and a prompt, and what it scored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredPicture {
+    /// What the case is called.
+    pub name: String,
+    /// What it was drawn from, beside the reference.
+    pub prompt: String,
+    /// The reference, a PNG file.
+    pub reference: Vec<u8>,
+    /// The picture, a PNG file.
+    pub drawn: Vec<u8>,
+    /// Its score.
+    pub score: CaseScore,
+}
+
+pub(super) fn cards(cases: &[ScoredPicture]) -> Markup {
     html! {
         div.scores {
-            @for (name, score) in cases { (card(name.as_ref(), score)) }
+            @for case in cases { (card(case)) }
         }
         p.note { (MAPPING) }
     }
 }
 
-fn card(name: &str, score: &CaseScore) -> Markup {
+fn card(ScoredPicture { name, prompt, reference, drawn, score }: &ScoredPicture) -> Markup {
     html! {
         article.card.score {
             h3 { (name) }
+            p.prompt { (prompt) }
+            div.pair {
+                @for (label, png) in [("reference", reference), ("drawn", drawn)] {
+                    figure { (img(&format!("{name}, {label}"), png)) figcaption { (label) } }
+                }
+            }
             p.total {
                 span.percent { (format!("{:.1}", score.combined)) small { " %" } }
                 span class={ "grade " (tone(score.grade)) } aria-label={ "Grade " (score.grade) } { (score.grade) }
@@ -52,8 +75,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_card_shows_percentages_cosines_and_the_mapping() {
-        let html = cards(&[("case", CaseScore::new(0.75, 0.25))]).into_string();
+    fn a_card_shows_both_pictures_percentages_cosines_and_the_mapping() {
+        let png = crate::encode_png(&image::RgbImage::new(2, 2));
+        let case = ScoredPicture {
+            name: "test 1".to_owned(),
+            prompt: "on a hill".to_owned(),
+            reference: png.clone(),
+            drawn: png,
+            score: CaseScore::new(0.75, 0.25),
+        };
+        let html = cards(&[case]).into_string();
+        for shown in ["test 1, reference", "test 1, drawn", "on a hill"] {
+            assert!(html.contains(shown), "{shown}");
+        }
         for shown in ["75.0 %", "62.5 %", "68.8", "raw cosine 0.750", "raw cosine 0.250", "Grade C", MAPPING] {
             assert!(html.contains(shown), "{shown}");
         }

@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use ipa_adapter::{AdapterConfig, AdapterError, IpAdapter};
+use ipa_clip::TextTower;
 use ipa_core::noise::Draws;
-use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
-use ipa_core::{Checkpoint, Component, ThreadLimit, WeightsError, save_tensors};
+use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
+use ipa_core::{Component, ThreadLimit, WeightsError};
 use ipa_pocket::{Scene, Split, render_many};
 use ipa_sample::{ImageEncoder, NoiseSchedule, SchedulerConfig};
 use ipa_unet::{Unet, UnetConfig};
 
 use super::captions::Captions;
+use super::kept::kept;
 use super::{Recipe, Stage, halves};
 use crate::{Batch, training_loss};
 
@@ -20,20 +22,24 @@ const IMAGE_DROP_RATE: f64 = 0.1;
 
 /// Image embeddings of the recipe's scenes, `[num_scenes, embed_dim]`; computed once, then read from `folder`.
 ///
+/// `weights` is the encoder's file.
+///
 /// # Errors
 /// [`WeightsError`] if the cache cannot be read or written.
-pub fn image_embeds(folder: &Path, recipe: &Recipe, encoder: &ImageEncoder) -> Result<Tensor, WeightsError> {
-    let path = folder.join("image_embeds.safetensors");
-    if !path.exists() {
-        let embed = |first: u64| {
-            let indices = first..(first + 128).min(recipe.num_scenes);
-            let scenes: Vec<Scene> = indices.map(|index| Scene::draw_at(recipe.seed, index, Split::Train)).collect();
-            encoder.image_embeds(&render_many(&scenes, recipe.size))
-        };
-        let chunks: Vec<Tensor> = (0..recipe.num_scenes).step_by(128).map(embed).collect();
-        save_tensors(&path, [("image_embeds".to_owned(), Tensor::cat(&chunks, 0))], None)?;
-    }
-    Checkpoint::open(&path)?.tensor("image_embeds")
+pub fn image_embeds(
+    folder: &Path,
+    weights: &Path,
+    recipe: &Recipe,
+    encoder: &ImageEncoder,
+) -> Result<Tensor, WeightsError> {
+    let embed = |first: u64| {
+        let indices = first..(first + 128).min(recipe.num_scenes);
+        let scenes: Vec<Scene> = indices.map(|index| Scene::draw_at(recipe.seed, index, Split::Train)).collect();
+        encoder.image_embeds(&render_many(&scenes, recipe.size))
+    };
+    kept(&folder.join("image_embeds.safetensors"), weights, recipe, || {
+        Tensor::cat(&(0..recipe.num_scenes).step_by(128).map(embed).collect::<Vec<_>>(), 0)
+    })
 }
 
 /// What a step learns from.
@@ -45,6 +51,8 @@ pub struct Materials<'a> {
     pub image_embeds: Tensor,
     /// Their captions, some left out.
     pub captions: Captions<'a>,
+    /// Frozen text tower.
+    pub text: &'a TextTower,
     /// Frozen UNet and its variables.
     pub unet: &'a Component<UnetConfig, Unet>,
     /// Its schedule.
@@ -106,7 +114,8 @@ fn batch(recipe: &Recipe, materials: &Materials, step: u64) -> Batch {
     let timesteps = draws("adapter.timesteps").integers(materials.scheduler.num_train_timesteps, &[num]);
     let kept = draws("adapter.images").uniform(&[num, 1]).ge(IMAGE_DROP_RATE);
     let image_embeds = materials.image_embeds.index_select(0, &scenes) * kept.to_kind(Kind::Float);
-    let text_embeds = materials.captions.embeds(recipe.seed, "adapter.texts", &scenes, step);
+    let ids = materials.captions.ids(recipe.seed, "adapter.texts", &scenes, step);
+    let text_embeds = tch::no_grad(|| materials.text.forward(&ids).last_hidden_state);
     Batch { latents, noise, timesteps, text_embeds, image_embeds }
 }
 

@@ -1,28 +1,25 @@
-//! Captions of training scenes as the UNet reads them.
+//! Captions of training scenes.
 
-use ipa_clip::{ClipTokenizer, TextTower, token_tensor};
+use ipa_clip::{ClipTokenizer, token_tensor};
 use ipa_core::noise::Draws;
-use ipa_core::tch::{self, Tensor};
+use ipa_core::tch::Tensor;
 use ipa_pocket::{Scene, Split, caption};
 
-/// The frozen text side.
+/// How captions become token ids.
 #[derive(Debug)]
 pub struct Captions<'a> {
     /// Tokenizer of the captions.
     pub tokenizer: &'a ClipTokenizer,
-    /// Text tower.
-    pub text: &'a TextTower,
     /// Share of captions that are left empty.
     pub drop_rate: f64,
 }
 
 impl Captions<'_> {
-    /// `[scenes, tokens, width]`: another caption of every scene at every step, for each names other attributes.
+    /// Token ids `[scenes, tokens]`: another caption of every scene at every step, for each names other attributes.
     ///
     /// # Panics
     /// If `scenes` is not a vector of integers.
-    pub fn embeds(&self, seed: u64, purpose: &str, scenes: &Tensor, step: u64) -> Tensor {
-        let _no_grad = tch::no_grad_guard();
+    pub fn ids(&self, seed: u64, purpose: &str, scenes: &Tensor, step: u64) -> Tensor {
         let indices = Vec::<i64>::try_from(scenes).expect("scene numbers");
         let chances = Draws::counted(seed, purpose, step).uniform(&[indices.len() as i64]);
         let chances = Vec::<f32>::try_from(chances).expect("one number a scene");
@@ -33,6 +30,6 @@ impl Captions<'_> {
             self.tokenizer.encode(&text).expect("captions are plain text")
         };
         let ids: Vec<Vec<i64>> = indices.into_iter().zip(chances).map(encode).collect();
-        self.text.forward(&token_tensor(&ids)).last_hidden_state
+        token_tensor(&ids)
     }
 }

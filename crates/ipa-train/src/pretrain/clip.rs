@@ -8,13 +8,16 @@ use ipa_clip::{
 use ipa_core::noise::Draws;
 use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{WeightsError, layers};
+use ipa_pocket::scene::is_held_out;
 use ipa_pocket::{Scene, Split, caption, render_many};
 
+use super::attributes::Attributes;
 use super::{Recipe, Stage, initialize, vocabulary};
 
 const FIRST_LOGIT_SCALE: f64 = 2.659_26; // ln(1 / 0.07), as arXiv:2103.00020 §2.5
 const PIXEL_NOISE: f64 = 0.04;
 const IMAGE_SIZE: i64 = 64;
+const GROUP: usize = 8;
 
 fn text_config(vocab_size: i64, num_layers: i64) -> TextConfig {
     TextConfig {
@@ -68,14 +71,15 @@ impl Towers {
         Self { vs, text, vision, logit_scale }
     }
 
-    /// Symmetric cross-entropy over the batch's cosines (arXiv:2103.00020 Fig. 3).
-    fn loss(&self, ids: &Tensor, pixel_values: &Tensor) -> Tensor {
-        let text = unit(&self.text.forward(ids).text_embeds.expect("the pocket text tower has a projection"));
-        let image = unit(&self.vision.forward(pixel_values).image_embeds);
+    /// Symmetric cross-entropy over the batch's cosines (arXiv:2103.00020 Fig. 3), and what the attributes add.
+    fn loss(&self, batch: &Batch, attributes: &Attributes) -> Tensor {
+        let text = unit(&self.text.forward(&batch.ids).text_embeds.expect("the pocket text tower has a projection"));
+        let image = unit(&self.vision.forward(&batch.pixel_values).image_embeds);
         let logits = image.matmul(&text.transpose(0, 1)) * self.logit_scale.clamp(0.0, 4.6).exp();
         let targets = Tensor::arange(logits.size()[0], (Kind::Int64, Device::Cpu));
         let across = logits.cross_entropy_for_logits(&targets);
-        (across + logits.transpose(0, 1).cross_entropy_for_logits(&targets)) * 0.5
+        let contrast = (across + logits.transpose(0, 1).cross_entropy_for_logits(&targets)) * 0.5;
+        contrast + attributes.loss(&image, &batch.scenes)
     }
 }
 
@@ -95,10 +99,12 @@ pub fn train(
     mut progress: impl FnMut(&Stage),
 ) -> Result<Towers, WeightsError> {
     let towers = Towers::new(tokenizer.eos_id() + 1, num_layers, recipe.seed);
-    let mut stage = Stage::resume(folder, towers.vs.variables(), recipe.clip)?;
+    let attributes = Attributes::new(VarStore::new(Device::Cpu), towers.vision.config().projection_dim);
+    initialize(&attributes.vs, recipe.seed, &[]);
+    let variables = towers.vs.variables().into_iter().chain(attributes.vs.variables()).collect();
+    let mut stage = Stage::resume(folder, variables, recipe.clip)?;
     while let Some(step) = stage.next_step() {
-        let (ids, pixel_values) = batch(recipe, tokenizer, step);
-        stage.learn(&towers.loss(&ids, &pixel_values));
+        stage.learn(&towers.loss(&batch(recipe, tokenizer, step), &attributes));
         if (step + 1) % 100 == 0 || stage.next_step().is_none() {
             stage.save()?;
         }
@@ -108,15 +114,42 @@ pub fn train(
     Ok(towers)
 }
 
+/// What a step learns from.
+struct Batch {
+    ids: Tensor,
+    pixel_values: Tensor,
+    scenes: Vec<Scene>,
+}
+
 /// Captions and pictures, these with a little noise so that decoded pictures look alike to the tower.
-fn batch(recipe: &Recipe, tokenizer: &ClipTokenizer, step: u64) -> (Tensor, Tensor) {
+fn batch(recipe: &Recipe, tokenizer: &ClipTokenizer, step: u64) -> Batch {
     let (first, num) = (step * recipe.clip.batch, recipe.clip.batch);
-    let scenes: Vec<Scene> = (first..first + num).map(|i| Scene::draw_at(recipe.seed, i, Split::Train)).collect();
+    let mut scenes: Vec<Scene> = (first..first + num).map(|i| Scene::draw_at(recipe.seed, i, Split::Train)).collect();
+    let num_alike = scenes.len() / 2;
+    scenes[..num_alike].chunks_mut(GROUP).for_each(make_alike);
     let captions = scenes.iter().zip(first..).map(|(scene, index)| caption(scene, recipe.seed, index));
     let ids: Vec<Vec<i64>> = captions.map(|text| tokenizer.encode(&text).expect("captions are plain text")).collect();
     let pixels = ipa_clip::pixel_tensor(&processor(), &render_many(&scenes, recipe.size));
     let noise = Draws::counted(recipe.seed, "clip.noise", step).normal(&pixels.size());
-    (token_tensor(&ids), pixels + noise * PIXEL_NOISE)
+    Batch { ids: token_tensor(&ids), pixel_values: pixels + noise * PIXEL_NOISE, scenes }
+}
+
+/// Leaves the scenes of a group shape, size and place to differ in.
+///
+/// Colours tell most pictures of a batch apart, so towers learn little else; half a batch of such groups teaches shapes.
+fn make_alike(group: &mut [Scene]) {
+    let Some(first) = group.first().cloned() else { return };
+    for scene in group {
+        (scene.background, scene.style) = (first.background, first.style);
+        scene.objects.truncate(1);
+        let (main, like) = (&mut scene.objects[0], first.main());
+        if like.tint.is_some() || !is_held_out(main.shape, like.color) {
+            (main.color, main.tint) = (like.color, like.tint);
+        }
+        if main.shape.fills().contains(&like.fill) {
+            main.fill = like.fill;
+        }
+    }
 }
 
 /// CLIP's preprocessing at the pocket tower's size.

@@ -75,6 +75,14 @@ pub fn encoders(model: &Path, towers: &Towers) -> Result<(), WeightsError> {
     write_json(&model.join("feature_extractor/preprocessor_config.json"), &processor_json(towers))
 }
 
+/// Replaces the weights of `text_encoder/` by those that learned with the UNet.
+///
+/// # Errors
+/// [`WeightsError`] if the file cannot be written.
+pub fn text_weights(model: &Path, vs: &VarStore) -> Result<(), WeightsError> {
+    save_variables(&model.join("text_encoder/model.safetensors"), vs, Kind::Half, None)
+}
+
 /// Writes `clip/`: a whole `CLIPModel`, for scores; its tokenizer files are written beside it by the caller.
 ///
 /// # Errors

@@ -4,11 +4,13 @@
 //! (seed, purpose, step) alone.
 
 pub mod adapter;
+mod attributes;
 pub mod captions;
 pub mod clip;
 pub mod export;
 mod halves;
 mod init;
+mod kept;
 mod recipe;
 pub mod scores;
 mod stage;

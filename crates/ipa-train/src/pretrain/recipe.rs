@@ -19,6 +19,8 @@ pub struct Recipe {
     pub adapter: StageConfig,
     /// Scenes whose latents the UNet learns from.
     pub num_scenes: u64,
+    /// Held-out scenes that are drawn and judged at the end.
+    pub num_scored: u64,
 }
 
 impl Recipe {
@@ -29,10 +31,11 @@ impl Recipe {
             seed: 0,
             size: 64,
             vae: stage(8, 3600, 1e-3),
-            clip: stage(64, 1200, 1e-3),
-            unet: stage(32, 6000, 8e-4),
-            adapter: stage(32, 800, 1e-3),
+            clip: stage(64, 2600, 1e-3),
+            unet: stage(32, 9000, 8e-4),
+            adapter: stage(32, 500, 1e-3),
             num_scenes: 20_000,
+            num_scored: 200,
         }
     }
 
@@ -41,11 +44,12 @@ impl Recipe {
         let full = Self::full();
         let stage = |stage: StageConfig, steps| StageConfig { batch: 4, steps, warmup: 2, ..stage };
         Self {
-            vae: stage(full.vae, 20),
-            clip: stage(full.clip, 20),
-            unet: stage(full.unet, 20),
-            adapter: stage(full.adapter, 20),
+            vae: stage(full.vae, 6),
+            clip: stage(full.clip, 6),
+            unet: stage(full.unet, 6),
+            adapter: stage(full.adapter, 6),
             num_scenes: 64,
+            num_scored: 2,
             ..full
         }
     }

@@ -4,15 +4,15 @@ use std::ops::ControlFlow;
 
 use image::{RgbImage, imageops};
 use ipa_clip::ClipModel;
-use ipa_core::tch::{Kind, Tensor};
+use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_metrics::{Interval, MetricsError, bootstrap_mean, paired_difference, proportion};
 use ipa_pocket::{Scene, Split, judge, main_caption, render};
 use ipa_sample::{GenerateRequest, Pipeline, PipelineError};
 use ndarray::Array2;
 use serde::Serialize;
 
-/// Scenes of held-out combinations that are drawn and judged.
-pub const NUM_SCENES: u64 = 200;
+use super::Recipe;
+
 const NUM_STEPS: usize = 25;
 const RESAMPLING_SEED: u64 = 0;
 const FIRST_SCENE: u64 = 100_000; // none that any stage draws
@@ -69,19 +69,19 @@ pub struct Scored {
     pub sheet: RgbImage,
 }
 
-/// Draws every scene three times and judges.
+/// Draws scenes of held-out combinations three times and judges.
 ///
 /// # Errors
 /// [`ScoresError`].
 pub fn score(
     pipeline: &Pipeline,
     clip: &ClipModel,
-    size: u32,
+    recipe: &Recipe,
     mut progress: impl FnMut(u64),
 ) -> Result<Scored, ScoresError> {
     let scenes: Vec<Scene> =
-        (0..NUM_SCENES).map(|index| Scene::draw_at(0, FIRST_SCENE + index, Split::HeldOut)).collect();
-    let references: Vec<RgbImage> = scenes.iter().map(|scene| render(scene, size)).collect();
+        (0..recipe.num_scored).map(|index| Scene::draw_at(0, FIRST_SCENE + index, Split::HeldOut)).collect();
+    let references: Vec<RgbImage> = scenes.iter().map(|scene| render(scene, recipe.size)).collect();
     let (mut text, mut image, mut nothing) = (Vec::new(), Vec::new(), Vec::new());
     for (seed, (scene, reference)) in (0..).zip(scenes.iter().zip(&references)) {
         let request = GenerateRequest { seed, num_steps: NUM_STEPS, ..GenerateRequest::default() };
@@ -98,7 +98,9 @@ pub fn score(
     }
     let mut shuffled = references.clone();
     shuffled.rotate_left(1);
-    let of = |pictures: &[RgbImage], references: &[RgbImage]| cosines(clip, pictures, references);
+    let of = |pictures: &[RgbImage], references: &[RgbImage]| {
+        cosines(&clip.image_embeds(pictures), &clip.image_embeds(references))
+    };
     let (own, none, other) = (of(&image, &references)?, of(&nothing, &references)?, of(&image, &shuffled)?);
     let scores = Scores {
         text: judged(&text, &scenes)?,
@@ -108,7 +110,7 @@ pub fn score(
         clip_i_above_nothing: paired_difference(&none, &own, RESAMPLING_SEED)?,
         clip_i_above_shuffled: paired_difference(&other, &own, RESAMPLING_SEED)?,
     };
-    Ok(Scored { scores, sheet: sheet(&[&references, &image, &text], size) })
+    Ok(Scored { scores, sheet: sheet(&[&references, &image, &text], recipe.size) })
 }
 
 fn judged(pictures: &[RgbImage], scenes: &[Scene]) -> Result<Judged, MetricsError> {
@@ -126,14 +128,25 @@ fn judged(pictures: &[RgbImage], scenes: &[Scene]) -> Result<Judged, MetricsErro
     })
 }
 
-fn cosines(clip: &ClipModel, a: &[RgbImage], b: &[RgbImage]) -> Result<Vec<f64>, MetricsError> {
-    let (a, b) = (to_array(&clip.image_embeds(a)), to_array(&clip.image_embeds(b)));
-    Ok(ipa_metrics::cosines(a.view(), b.view())?.to_vec())
+/// Cosines of embeddings, row by row: CLIP-I of the embeddings of pictures and references, CLIP-T of those of pictures
+/// and captions.
+///
+/// # Shapes
+/// - `a`, `b`: `[n, width]`, on any device
+///
+/// # Errors
+/// [`MetricsError`] if the shapes differ or an embedding is no direction, as broken weights make it.
+///
+/// # Panics
+/// If `a` or `b` has another number of dimensions.
+pub fn cosines(a: &Tensor, b: &Tensor) -> Result<Vec<f64>, MetricsError> {
+    Ok(ipa_metrics::cosines(to_array(a).view(), to_array(b).view())?.to_vec())
 }
 
 fn to_array(embeds: &Tensor) -> Array2<f32> {
     let (rows, columns) = embeds.size2().expect("embeddings are [n, width]");
-    let flat = Vec::<f32>::try_from(embeds.to_kind(Kind::Float).reshape([-1])).expect("a vector of f32");
+    let flat = embeds.to_device(Device::Cpu).to_kind(Kind::Float).reshape([-1]);
+    let flat = Vec::<f32>::try_from(flat).expect("a vector of f32");
     Array2::from_shape_vec((rows as usize, columns as usize), flat).expect("as many numbers as the shape says")
 }
 

@@ -142,3 +142,37 @@ impl Stage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ipa_core::noise::Draws;
+    use ipa_core::tch::{Device, Kind};
+
+    use super::*;
+
+    const CONFIG: StageConfig = StageConfig { batch: 4, steps: 8, learning_rate: 1e-2, warmup: 2, ema: 0.9 };
+
+    /// Fits a random line up to step `end`; gives the last weights and their average.
+    fn train(folder: &Path, end: u64) -> (Tensor, Tensor) {
+        let weight = Draws::seeded(0).normal(&[3]);
+        let mut stage = Stage::resume(folder, HashMap::from([("weight".to_owned(), weight)]), CONFIG).expect("a state");
+        while let Some(step) = stage.next_step().filter(|&step| step < end) {
+            let inputs = Draws::counted(1, "inputs", step).normal(&[CONFIG.batch as i64, 3]);
+            let outputs = inputs.matmul(&stage.variables[0].1);
+            stage.learn(&(outputs - inputs.sum_dim_intlist(-1, false, Kind::Float)).square().mean(Kind::Float));
+        }
+        stage.save().expect("a writable folder");
+        let last = stage.variables[0].1.detach().copy();
+        stage.use_average();
+        (last, stage.variables[0].1.detach().to_device(Device::Cpu))
+    }
+
+    #[test]
+    fn a_stage_stopped_and_resumed_ends_in_the_same_weights() {
+        let (whole, parts) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let expected = train(whole.path(), 8);
+        let _stopped = train(parts.path(), 3);
+        assert_eq!(train(parts.path(), 8), expected);
+        assert_ne!(expected.0, expected.1);
+    }
+}

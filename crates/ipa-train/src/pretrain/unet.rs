@@ -1,21 +1,25 @@
 //! The pocket UNet.
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use ipa_clip::{TextConfig, TextTower};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
-use ipa_core::{Checkpoint, ThreadLimit, WeightsError, save_tensors};
+use ipa_core::{Component, ThreadLimit, WeightsError};
 use ipa_pocket::Split;
 use ipa_sample::NoiseSchedule;
 use ipa_unet::{NoHook, Unet, UnetConfig};
 use ipa_vae::Vae;
 
 use super::captions::Captions;
+use super::kept::kept;
 use super::vae::pixels_at;
 use super::{Recipe, Stage, halves, initialize};
 
 /// Share of captions left empty, for guidance.
 pub const TEXT_DROP_RATE: f64 = 0.1;
+const TEXT: &str = "text";
 
 /// SD1.x's blocks on 16×16 latents.
 pub fn config(text_width: i64) -> UnetConfig {
@@ -29,20 +33,20 @@ pub fn config(text_width: i64) -> UnetConfig {
 
 /// Scaled latents of the recipe's scenes, `[num_scenes, 4, 16, 16]`; computed once, then read from `folder`.
 ///
+/// `weights` is the autoencoder's file.
+///
 /// # Errors
 /// [`WeightsError`] if the cache cannot be read or written.
-pub fn latents(folder: &Path, recipe: &Recipe, vae: &Vae, scaling_factor: f64) -> Result<Tensor, WeightsError> {
-    let path = folder.join("latents.safetensors");
-    if !path.exists() {
+pub fn latents(folder: &Path, weights: &Path, recipe: &Recipe, vae: &Vae) -> Result<Tensor, WeightsError> {
+    let encode = |first: u64| {
+        let num = 64.min(recipe.num_scenes - first);
+        vae.encode(&pixels_at(recipe, first, num, Split::Train)).mean
+    };
+    let latents = kept(&folder.join("latents.safetensors"), weights, recipe, || {
         let _no_grad = tch::no_grad_guard();
-        let encode = |first: u64| {
-            let num = 64.min(recipe.num_scenes - first);
-            vae.encode(&pixels_at(recipe, first, num, Split::Train)).mean
-        };
-        let chunks: Vec<Tensor> = (0..recipe.num_scenes).step_by(64).map(encode).collect();
-        save_tensors(&path, [("latents".to_owned(), Tensor::cat(&chunks, 0))], None)?;
-    }
-    Ok(Checkpoint::open(&path)?.tensor("latents")? * scaling_factor)
+        Tensor::cat(&(0..recipe.num_scenes).step_by(64).map(encode).collect::<Vec<_>>(), 0)
+    })?;
+    Ok(latents * vae.config().scaling_factor)
 }
 
 /// What a step learns from.
@@ -52,11 +56,13 @@ pub struct Materials<'a> {
     pub latents: Tensor,
     /// Their captions, one in ten left out.
     pub captions: Captions<'a>,
+    /// Text tower, which learns too: what tells pictures apart is not all that draws them.
+    pub text: Component<TextConfig, TextTower>,
     /// The schedule that sampling will use.
     pub schedule: NoiseSchedule,
 }
 
-/// Trains in `folder`, calling `progress` after every step; the variables end as their average.
+/// Trains in `folder`, calling `progress` after every step; the variables, the text tower's too, end as their average.
 ///
 /// The noise-prediction loss of arXiv:2006.11239 Eq. 14, weighted by [`loss_weights`]; one caption in ten is empty, for
 /// guidance.
@@ -70,18 +76,25 @@ pub fn train(
     mut progress: impl FnMut(&Stage),
 ) -> Result<(VarStore, Unet), WeightsError> {
     let _threads = ThreadLimit::new(1);
-    let config = config(materials.captions.text.config().hidden_size);
+    let config = config(materials.text.config.hidden_size);
+    let text = &materials.text;
     let (vs, twin_vs) = (VarStore::new(Device::Cpu), VarStore::new(Device::Cpu));
-    let (unet, mut twin) = (Unet::new(&vs.root(), &config), Unet::new(&twin_vs.root(), &config));
+    let unet = Unet::new(&vs.root(), &config);
+    let mut twins = (Unet::new(&twin_vs.root(), &config), TextTower::new(&(twin_vs.root() / TEXT), &text.config));
     initialize(&vs, recipe.seed, &["conv2", "proj_out", "conv_out"]);
-    let mut stage = Stage::resume(folder, vs.variables(), recipe.unet)?;
+    let variables = || {
+        let text = text.vs.variables().into_iter().map(|(name, variable)| (format!("{TEXT}.{name}"), variable));
+        vs.variables().into_iter().chain(text).collect::<HashMap<_, _>>()
+    };
+    let mut stage = Stage::resume(folder, variables(), recipe.unet)?;
     let twin_variables = twin_vs.variables();
-    halves::share(&vs.variables(), &twin_variables);
+    halves::share(&variables(), &twin_variables);
     let weights = loss_weights(&materials.schedule);
     while let Some(step) = stage.next_step() {
         let [near, far] = Sample::draw(recipe, materials, &weights, step).halves();
-        let twin = &mut twin; // a model may move to another thread, but not be seen by two
-        stage.learn_halves(&twin_variables, || near.loss(&unet), move || far.loss(twin));
+        let twins = &mut twins; // models may move to another thread, but not be seen by two
+        let near = || near.loss(&unet, &text.model);
+        stage.learn_halves(&twin_variables, near, move || far.loss(&twins.0, &twins.1));
         if (step + 1) % 100 == 0 || stage.next_step().is_none() {
             stage.save()?;
         }
@@ -95,7 +108,7 @@ pub fn train(
 struct Sample {
     noisy: Tensor,
     timesteps: Tensor,
-    context: Tensor,
+    ids: Tensor,
     noise: Tensor,
     weights: Tensor,
 }
@@ -108,10 +121,10 @@ impl Sample {
         let latents = materials.latents.index_select(0, &scenes);
         let noise = draws("unet.noise").normal(&latents.size());
         let timesteps = draws("unet.timesteps").integers(materials.schedule.len(), &[batch]);
-        let context = materials.captions.embeds(recipe.seed, "unet.drops", &scenes, step);
+        let ids = materials.captions.ids(recipe.seed, "unet.drops", &scenes, step);
         let noisy = materials.schedule.add_noise(&latents, &noise, &timesteps);
         let weights = weights.index_select(0, &timesteps);
-        Self { noisy, timesteps, context, noise, weights }
+        Self { noisy, timesteps, ids, noise, weights }
     }
 
     fn halves(self) -> [Self; 2] {
@@ -121,7 +134,7 @@ impl Sample {
             Self {
                 noisy: cut(&self.noisy),
                 timesteps: cut(&self.timesteps),
-                context: cut(&self.context),
+                ids: cut(&self.ids),
                 noise: cut(&self.noise),
                 weights: cut(&self.weights),
             }
@@ -129,8 +142,9 @@ impl Sample {
         [half(0), half(1)]
     }
 
-    fn loss(&self, unet: &Unet) -> Tensor {
-        let errors = (unet.forward(&self.noisy, &self.timesteps, &self.context, &NoHook) - &self.noise).square();
+    fn loss(&self, unet: &Unet, text: &TextTower) -> Tensor {
+        let context = text.forward(&self.ids).last_hidden_state;
+        let errors = (unet.forward(&self.noisy, &self.timesteps, &context, &NoHook) - &self.noise).square();
         let errors = errors.mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
         (errors * &self.weights).mean(Kind::Float)
     }

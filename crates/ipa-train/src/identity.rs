@@ -1,0 +1,133 @@
+//! What a run is made from, mostly as digests: nothing but the same run goes on from a checkpoint.
+
+use std::path::Path;
+
+use ipa_core::device::kind_name;
+use ipa_formats::{FormatError, ModelFolder, SafetensorsFile, sha256_file, weights_file};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::{Dataset, FrozenModels, TrainConfig};
+
+/// What decides, beside its weights, what a component computes; each has a few of them.
+const SETTINGS: [&str; 9] = [
+    "config.json",
+    "scheduler_config.json",
+    "preprocessor_config.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
+/// Bytes of every tensor that are looked at: a fine-tuned model differs in them, and all of them are read at once.
+const TENSOR_BYTES: usize = 64;
+
+/// Settings, data, pictures, models: all that decides the bits of a run but the machine.
+pub(crate) fn of_run(
+    models: &FrozenModels,
+    dataset: &Dataset,
+    config: &TrainConfig,
+    init_adapter: Option<&Path>,
+) -> Result<Value, FormatError> {
+    let pictures = (0..dataset.len()).map(|row| sha256_file(&dataset.image_path(row)));
+    let pictures = pictures.collect::<Result<Vec<_>, _>>()?;
+    Ok(json!({
+        "config": config,
+        "data": sha256_file(dataset.path())?,
+        "pictures": hex_digest(pictures.concat().as_bytes()),
+        "init_adapter": init_adapter.map(sha256_file).transpose()?,
+        "kind": kind_name(models.options().1),
+        "models": models.digests(),
+    }))
+}
+
+/// A digest of every component that training computes with, by name.
+pub(crate) fn of_models(model: &ModelFolder, image_encoder: Option<&Path>) -> Result<Value, FormatError> {
+    let own = |name: &'static str| Some((name, model.component(name)?));
+    let encoder = match image_encoder {
+        Some(folder) => vec![("image_encoder", folder.to_path_buf())],
+        None => ["image_encoder", "feature_extractor"].into_iter().filter_map(own).collect(),
+    };
+    let parts = ["scheduler", "tokenizer", "text_encoder", "vae", "unet"].into_iter().filter_map(own).chain(encoder);
+    let digests = parts.map(|(name, folder)| Ok((name.to_owned(), Value::from(of_component(&folder)?))));
+    Ok(Value::Object(digests.collect::<Result<Map<_, _>, FormatError>>()?))
+}
+
+/// The first field, in the order of their names, in which two runs differ, such as `config.seed`.
+pub(crate) fn difference(found: &Value, expected: &Value) -> Option<String> {
+    difference_below("run", found, expected).map(|field| field.trim_start_matches("run.").to_owned())
+}
+
+fn difference_below(name: &str, found: &Value, expected: &Value) -> Option<String> {
+    let part = |(part, expected): (&String, &Value)| {
+        difference_below(&format!("{name}.{part}"), &found[part.as_str()], expected)
+    };
+    let first = || expected.as_object().into_iter().flatten().find_map(part);
+    (found != expected).then(|| first().unwrap_or_else(|| name.to_owned()))
+}
+
+fn of_component(folder: &Path) -> Result<String, FormatError> {
+    let settings = SETTINGS.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
+    let settings = settings.map(|path| sha256_file(&path)).collect::<Result<Vec<_>, _>>()?;
+    let weights = match weights_file(folder) {
+        Ok(path) => tensor_starts(&path)?,
+        Err(_) => Vec::new(), // the scheduler, the tokenizer: what needs weights was loaded before
+    };
+    Ok(hex_digest(&[settings.concat().into_bytes(), weights].concat()))
+}
+
+/// Name, kind, shape and first bytes of every tensor.
+fn tensor_starts(path: &Path) -> Result<Vec<u8>, FormatError> {
+    let file = SafetensorsFile::open(path)?;
+    let start = |name: &str| {
+        let (info, data) = (file.info(name), file.data(name).unwrap_or_default());
+        [format!("{name} {info:?} ").as_bytes(), &data[..data.len().min(TENSOR_BYTES)]].concat()
+    };
+    Ok(file.names().flat_map(start).collect())
+}
+
+fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use ipa_formats::{Dtype, TensorBytes, write_safetensors};
+
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let run = json!({ "config": { "epochs": 3, "seed": 0 }, "data": "ab", "kind": "f32" });
+        assert_eq!(difference(&run, &run), None);
+        let other = json!({ "config": { "epochs": 3, "seed": 1 }, "data": "cd", "kind": "f32" });
+        assert_eq!(difference(&other, &run).unwrap(), "config.seed");
+        let other = json!({ "config": { "epochs": 3, "seed": 0 }, "data": "ab" });
+        assert_eq!(difference(&other, &run).unwrap(), "kind");
+        assert_eq!(difference(&json!([]), &json!({})).unwrap(), "run");
+    }
+
+    /// A component of one tensor.
+    fn component(config: &str, first: u8) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        let (name, data) = ("one".to_owned(), vec![first; 4 * 8].into());
+        let tensor = TensorBytes { name, dtype: Dtype::F32, shape: vec![8], data };
+        write_safetensors(&folder.path().join("model.safetensors"), vec![tensor], None).unwrap();
+        folder
+    }
+
+    #[test]
+    fn settings_and_weights_tell_components_apart() {
+        let digest = |config, first| of_component(component(config, first).path()).unwrap();
+        assert_eq!(digest("{}", 0), digest("{}", 0));
+        assert_ne!(digest("{}", 0), digest("{ }", 0));
+        assert_ne!(digest("{}", 0), digest("{}", 1));
+    }
+}

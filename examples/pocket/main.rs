@@ -1,0 +1,77 @@
+//! Trains the pocket model; `cargo xtask pocket` runs it.
+
+mod workshop;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use ipa_train::pretrain::Recipe;
+
+use workshop::Workshop;
+
+// libtorch allocates large activations anew at every operation; this keeps them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Trains the pocket model from nothing, stage by stage; each goes on where it was interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask pocket", after_help = "Example:\n  cargo xtask pocket --short unet adapter")]
+struct Args {
+    /// Stages to run; all of them in this order if none is named
+    stages: Vec<StageName>,
+    /// A few steps of everything, to see that it works
+    #[arg(long)]
+    short: bool,
+    /// Folder for the states of the stages and the model [default: ipa/pocket in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StageName {
+    /// Autoencoder
+    Vae,
+    /// Text tower and vision tower
+    Clip,
+    /// The second pair of towers, for scores
+    Scorer,
+    /// UNet
+    Unet,
+    /// Base adapter
+    Adapter,
+    /// Scores of all of it on held-out scenes, scores.json and samples.png
+    Scores,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<()> {
+    let recipe = if args.short { Recipe::short() } else { Recipe::full() };
+    let workshop = Workshop { folder: args.folder.map_or_else(|| default_folder(args.short), Ok)?, recipe };
+    let stages = if args.stages.is_empty() { StageName::value_variants().to_vec() } else { args.stages };
+    stages.into_iter().try_for_each(|stage| match stage {
+        StageName::Vae => workshop.vae(),
+        StageName::Clip => workshop.clip(),
+        StageName::Scorer => workshop.scorer(),
+        StageName::Unet => workshop.unet(),
+        StageName::Adapter => workshop.adapter(),
+        StageName::Scores => workshop.scores(),
+    })
+}
+
+/// A short model is not continued by a full one.
+fn default_folder(short: bool) -> Result<PathBuf> {
+    let cache = dirs::cache_dir().context("this user has no cache folder: name one with --folder")?;
+    Ok(cache.join(if short { "ipa/pocket-short" } else { "ipa/pocket" }))
+}
