@@ -28,7 +28,7 @@ pub(crate) const SCALE: f64 = 0.6;
 #[command(after_help = "Examples:\n  \
     ipa check --model pocket\n  \
     ipa check --model stable-diffusion-v1-5 --adapter ip-adapter_sd15.safetensors --image-encoder image_encoder \\\n    \
-    --scheduler ddim --clip clip-vit-large-patch14 --tests tests.toml\n\n\
+    --clip clip-vit-large-patch14 --tests tests.toml\n\n\
     A tests file names three cases:\n  \
     [[case]]\n  image = \"cat.png\"\n  prompt = \"a cat in a garden\"")]
 pub(crate) struct CheckArgs {
