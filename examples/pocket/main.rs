@@ -17,13 +17,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Trains the pocket model from nothing, stage by stage; each goes on where it was interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask pocket", after_help = "Example:\n  cargo xtask pocket --short unet adapter")]
+#[command(name = "cargo xtask pocket", after_help = "Examples:\n  cargo xtask pocket --short unet adapter\n  \
+    cargo xtask pocket --from assets/pocket unet adapter scores")]
 struct Args {
     /// Stages to run; all of them in this order if none is named
     stages: Vec<StageName>,
     /// A few steps of everything, to see that it works
     #[arg(long)]
     short: bool,
+    /// A finished model, such as assets/pocket, that UNet and adapter begin with instead of nothing
+    #[arg(long, value_name = "DIR", conflicts_with = "short")]
+    from: Option<PathBuf>,
     /// Folder for the states of the stages and the model [default: ipa/pocket in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -57,8 +61,14 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<()> {
-    let recipe = if args.short { Recipe::short() } else { Recipe::full() };
-    let workshop = Workshop { folder: args.folder.map_or_else(|| default_folder(args.short), Ok)?, recipe };
+    let recipe = match &args.from {
+        Some(_) => Recipe::continued(),
+        None if args.short => Recipe::short(),
+        None => Recipe::full(),
+    };
+    let folder = args.folder.map_or_else(|| default_folder(args.short), Ok)?;
+    let workshop = Workshop { folder, recipe, from: args.from };
+    workshop.adopt()?;
     let stages = if args.stages.is_empty() { StageName::value_variants().to_vec() } else { args.stages };
     stages.into_iter().try_for_each(|stage| match stage {
         StageName::Vae => workshop.vae(),

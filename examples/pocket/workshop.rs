@@ -1,9 +1,9 @@
 //! The stages, each with its folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use ipa_clip::{ClipModel, ClipTokenizer, TextTower};
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::write_atomically;
@@ -20,6 +20,8 @@ const OPTIONS: (Device, Kind) = (Device::Cpu, Kind::Float);
 pub(crate) struct Workshop {
     pub(crate) folder: PathBuf,
     pub(crate) recipe: Recipe,
+    /// A finished model that UNet and adapter begin with.
+    pub(crate) from: Option<PathBuf>,
 }
 
 impl Workshop {
@@ -29,8 +31,24 @@ impl Workshop {
 
     /// The weights file of one of the model's components.
     fn weights(&self, component: &str) -> PathBuf {
-        let name = if component == "vae" { "diffusion_pytorch_model.safetensors" } else { "model.safetensors" };
+        let name = match component {
+            "vae" | "unet" => "diffusion_pytorch_model.safetensors",
+            _ => "model.safetensors",
+        };
         self.model().join(component).join(name)
+    }
+
+    /// Takes over the finished model to begin with, if there is one and it was not taken over before.
+    pub(crate) fn adopt(&self) -> Result<()> {
+        match &self.from {
+            Some(from) if !self.model().exists() => copy_folder(from, &self.model()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A file of the adopted model, for a stage to begin with.
+    fn start(&self, file: PathBuf) -> Option<PathBuf> {
+        self.from.as_ref().map(|_| file)
     }
 
     fn stage(&self, name: &str) -> std::io::Result<PathBuf> {
@@ -85,6 +103,7 @@ impl Workshop {
             text: &text,
             unet: &unet,
             scheduler: SchedulerConfig::sd15_ddim(),
+            start: self.start(model.join("ip_adapter.safetensors")),
         };
         let adapter = adapter::train(&stage, &self.recipe, &materials, progress("adapter"))?;
         Ok(export::adapter(&model, &adapter)?)
@@ -99,6 +118,7 @@ impl Workshop {
             captions: Captions { tokenizer: &tokenizer, drop_rate: unet::TEXT_DROP_RATE },
             text: TextTower::load_with_variables(&model.join("text_encoder"), OPTIONS)?,
             schedule: NoiseSchedule::new(&SchedulerConfig::sd15_ddim()),
+            start: self.start(self.weights("unet")),
         };
         let (vs, unet) = unet::train(&stage, &self.recipe, &materials, progress("unet"))?;
         export::text_weights(&model, &materials.text.vs)?;
@@ -120,6 +140,19 @@ impl Workshop {
         write_atomically(&self.folder.join("scores.json"), |file| file.write_all(text.as_bytes()))?;
         Ok(ipa_sample::write_png(&self.folder.join("samples.png"), &scored.sheet, &serde_json::Value::Null)?)
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_folder(&entry.path(), &to)?,
+            false => drop(std::fs::copy(entry.path(), to)?),
+        }
+    }
+    Ok(())
 }
 
 fn progress(name: &'static str) -> impl FnMut(&Stage) {

@@ -149,6 +149,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
     let source = model::resolve(&args.model.model)?;
     let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
     let references = images::load(&request.images)?;
+    Pipeline::check(&source.folder, &request)?;
 
     let mut pipeline = Pipeline::load(&source.folder, options)?;
     if let Some(adapter) = adapter {

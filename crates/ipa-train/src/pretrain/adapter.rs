@@ -1,6 +1,6 @@
 //! The pocket model's base adapter.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipa_adapter::{AdapterConfig, AdapterError, IpAdapter};
 use ipa_clip::TextTower;
@@ -57,6 +57,8 @@ pub struct Materials<'a> {
     pub unet: &'a Component<UnetConfig, Unet>,
     /// Its schedule.
     pub scheduler: SchedulerConfig,
+    /// An adapter to begin with instead of the UNet's own keys and values.
+    pub start: Option<PathBuf>,
 }
 
 /// Trains in `folder`, calling `progress` after every step; the adapter ends as its average.
@@ -72,9 +74,16 @@ pub fn train(
     let _threads = ThreadLimit::new(1);
     let unet = materials.unet;
     let config = AdapterConfig::classic(materials.image_embeds.size()[1], &unet.config);
-    let new = || IpAdapter::new(&config, (Device::Cpu, Kind::Float));
-    let (adapter, twin) = (new(), new());
-    adapter.initialize(&unet.vs.variables(), recipe.seed);
+    let options = (Device::Cpu, Kind::Float);
+    let twin = IpAdapter::new(&config, options);
+    let adapter = match &materials.start {
+        Some(file) => IpAdapter::load(file, &unet.config, options)?,
+        None => {
+            let adapter = IpAdapter::new(&config, options);
+            adapter.initialize(&unet.vs.variables(), recipe.seed);
+            adapter
+        }
+    };
     let mut stage = Stage::resume(folder, adapter.variables(), recipe.adapter)?;
     let twin_variables = twin.variables();
     halves::share(&adapter.variables(), &twin_variables);

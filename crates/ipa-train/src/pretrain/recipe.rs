@@ -39,6 +39,14 @@ impl Recipe {
         }
     }
 
+    /// Going on from a finished model whose optimizer states are gone: gentler, and shorter.
+    pub fn continued() -> Self {
+        let full = Self::full();
+        let unet = StageConfig { steps: 2000, learning_rate: 4e-4, ..full.unet };
+        let adapter = StageConfig { steps: 600, learning_rate: 6e-4, ..full.adapter };
+        Self { unet, adapter, ..full }
+    }
+
     /// A few steps of everything, to see that the command works.
     pub fn short() -> Self {
         let full = Self::full();

@@ -1,12 +1,12 @@
 //! The pocket UNet.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipa_clip::{TextConfig, TextTower};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
-use ipa_core::{Component, ThreadLimit, WeightsError};
+use ipa_core::{Checkpoint, Component, ThreadLimit, WeightsError};
 use ipa_pocket::Split;
 use ipa_sample::NoiseSchedule;
 use ipa_unet::{NoHook, Unet, UnetConfig};
@@ -60,12 +60,14 @@ pub struct Materials<'a> {
     pub text: Component<TextConfig, TextTower>,
     /// The schedule that sampling will use.
     pub schedule: NoiseSchedule,
+    /// Weights to begin with instead of random ones.
+    pub start: Option<PathBuf>,
 }
 
 /// Trains in `folder`, calling `progress` after every step; the variables, the text tower's too, end as their average.
 ///
-/// The noise-prediction loss of arXiv:2006.11239 Eq. 14, weighted by [`loss_weights`]; one caption in ten is empty, for
-/// guidance.
+/// The noise-prediction loss of arXiv:2006.11239 Eq. 14, weighted towards contours and shapes (`loss_weights`); one
+/// caption in ten is empty, for guidance.
 ///
 /// # Errors
 /// [`WeightsError`] if the state cannot be read or written.
@@ -81,7 +83,10 @@ pub fn train(
     let (vs, twin_vs) = (VarStore::new(Device::Cpu), VarStore::new(Device::Cpu));
     let unet = Unet::new(&vs.root(), &config);
     let mut twins = (Unet::new(&twin_vs.root(), &config), TextTower::new(&(twin_vs.root() / TEXT), &text.config));
-    initialize(&vs, recipe.seed, &["conv2", "proj_out", "conv_out"]);
+    match &materials.start {
+        Some(weights) => Checkpoint::open(weights)?.load_into(&vs)?,
+        None => initialize(&vs, recipe.seed, &["conv2", "proj_out", "conv_out"]),
+    }
     let variables = || {
         let text = text.vs.variables().into_iter().map(|(name, variable)| (format!("{TEXT}.{name}"), variable));
         vs.variables().into_iter().chain(text).collect::<HashMap<_, _>>()
