@@ -17,8 +17,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Trains the pocket model from nothing, stage by stage; each goes on where it was interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask pocket", after_help = "Examples:\n  cargo xtask pocket --short unet adapter\n  \
-    cargo xtask pocket --from assets/pocket unet adapter scores")]
+#[command(
+    name = "cargo xtask pocket",
+    after_help = "Examples:\n  cargo xtask pocket --short unet adapter\n  \
+    cargo xtask pocket --from assets/pocket unet adapter scores"
+)]
 struct Args {
     /// Stages to run; all of them in this order if none is named
     stages: Vec<StageName>,
@@ -54,7 +57,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
+            error.chain().skip(1).for_each(|cause| eprintln!("  caused by: {cause}"));
             ExitCode::FAILURE
         }
     }

@@ -65,7 +65,8 @@ impl Workshop {
     }
 
     pub(crate) fn vae(&self) -> Result<()> {
-        let (vs, vae) = vae::train(&self.stage("vae")?, &self.recipe, progress("vae"))?;
+        let (vs, vae) =
+            vae::train(&self.stage("vae")?, &self.recipe, self.start(self.weights("vae")).as_deref(), progress("vae"))?;
         let scaling_factor = vae::scaling_factor(&self.recipe, &vae);
         let psnr = vae::psnr(&self.recipe, &vae);
         println!("vae: {psnr:.2} dB on held-out scenes, scaling factor {scaling_factor:.5}");
@@ -138,7 +139,8 @@ impl Workshop {
         let text = serde_json::to_string_pretty(&scored.scores)?;
         println!("{text}");
         write_atomically(&self.folder.join("scores.json"), |file| file.write_all(text.as_bytes()))?;
-        Ok(ipa_sample::write_png(&self.folder.join("samples.png"), &scored.sheet, &serde_json::Value::Null)?)
+        let sheet = ipa_metrics::encode_png(&scored.sheet);
+        Ok(write_atomically(&self.folder.join("samples.png"), |file| file.write_all(&sheet))?)
     }
 }
 

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args, Command, ValueHint};
 use ipa_core::device::{DeviceError, parse_device, parse_kind};
 use ipa_core::tch::{Device, Kind};
+use ipa_train::TrainError;
 
 use crate::failure::UsageError;
 use crate::model::ModelSource;
@@ -21,7 +22,7 @@ pub(crate) struct DeviceArgs {
     /// Precision: auto, f32, f16 or bf16; auto is bf16 or f16 on a graphics card and f32 on the CPU
     #[arg(long, value_name = "KIND", default_value = "auto", hide_possible_values = true)]
     #[arg(value_parser = Suggested(&["auto", "f32", "f16", "bf16"]))]
-    pub(crate) dtype: String,
+    dtype: String,
 }
 
 impl DeviceArgs {
@@ -32,6 +33,23 @@ impl DeviceArgs {
     pub(crate) fn options(&self) -> Result<(Device, Kind), DeviceError> {
         let device = parse_device(&self.device)?;
         Ok((device, parse_kind(&self.dtype, device)?))
+    }
+
+    /// As [`DeviceArgs::options`], for training: f16 needs loss scaling, so where `auto` is f16, f32.
+    ///
+    /// # Errors
+    /// As [`DeviceArgs::options`], and [`TrainError::HalfPrecision`] if f16 was asked for.
+    pub(crate) fn training_options(&self) -> anyhow::Result<(Device, Kind)> {
+        let (device, kind) = self.options()?;
+        Ok((device, training_kind(&self.dtype, kind)?))
+    }
+}
+
+fn training_kind(name: &str, kind: Kind) -> Result<Kind, TrainError> {
+    match (name, kind) {
+        ("auto", Kind::Half) => Ok(Kind::Float),
+        (_, Kind::Half) => Err(TrainError::HalfPrecision),
+        _ => Ok(kind),
     }
 }
 
@@ -78,5 +96,17 @@ impl AdapterArgs {
     pub(crate) fn file<'a>(&'a self, model: &'a ModelSource) -> Result<&'a Path, UsageError> {
         let file = self.adapter.as_deref().or(model.adapter.as_deref());
         file.ok_or_else(|| UsageError("no adapter: name its file with `--adapter`".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn training_in_f16_is_refused_where_it_was_asked_for() {
+        assert!(matches!(training_kind("auto", Kind::Half), Ok(Kind::Float)));
+        assert!(matches!(training_kind("f16", Kind::Half), Err(TrainError::HalfPrecision)));
+        assert!(matches!(training_kind("auto", Kind::BFloat16), Ok(Kind::BFloat16)));
     }
 }

@@ -123,6 +123,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
     let source = model::resolve(&args.model.model)?;
     let adapter = args.adapter.file(&source)?;
     let cases = cases(args)?;
+    Pipeline::check(&source.folder, &request)?;
     let clip = scores::clip_model(args.clip.as_deref(), &source, options)?;
     let pipeline = Pipeline::load(&source.folder, options)?;
     let pipeline = pipeline.with_adapter(adapter, args.model.image_encoder.as_deref())?;

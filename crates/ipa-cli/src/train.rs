@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use ipa_core::tch::Kind;
-use ipa_train::{Dataset, FrozenModels, Progress, TrainConfig, TrainError, Trainer, check_unused, latest_checkpoint};
+use ipa_train::{Dataset, FrozenModels, Progress, TrainConfig, Trainer, check_unused, latest_checkpoint};
 use serde_json::json;
 
 use crate::args::{DeviceArgs, ModelArgs};
@@ -103,8 +102,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let Variant::Classic = args.variant;
     let Preset::Mini = args.preset;
     args.settings.over(TrainConfig::mini(512)).check()?;
-    let (device, kind) = args.device.options()?;
-    let kind = training_kind(&args.device.dtype, kind)?;
+    let options = args.device.training_options()?;
     output::check_folder(&args.output)?;
     match args.resume {
         true => latest_checkpoint(&args.output).map(drop),
@@ -113,7 +111,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let dataset = Dataset::open(&args.data)?;
     let init = args.init_adapter.as_deref().map(adapter_file).transpose()?;
     let source = model::resolve(&args.model.model)?;
-    let models = FrozenModels::load(&source.folder, args.model.image_encoder.as_deref(), (device, kind))?;
+    let models = FrozenModels::load(&source.folder, args.model.image_encoder.as_deref(), options)?;
     let config = args.settings.over(TrainConfig::mini(models.native_side()));
 
     let bar = progress::bar(dataset.len() as u64, "encoding", args.json);
@@ -132,15 +130,6 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         false => output::line(format_args!("wrote {}", file.display()))?,
     }
     Ok(())
-}
-
-/// What to train in: f16 needs loss scaling, so where `auto` is f16, f32.
-fn training_kind(name: &str, kind: Kind) -> Result<Kind, TrainError> {
-    match (name, kind) {
-        ("auto", Kind::Half) => Ok(Kind::Float),
-        (_, Kind::Half) => Err(TrainError::HalfPrecision),
-        _ => Ok(kind),
-    }
 }
 
 /// The adapter that `--init-adapter` names: `pocket`, or a file.
@@ -166,16 +155,4 @@ fn train(trainer: &mut Trainer, args: &TrainArgs) -> Result<()> {
     })?;
     bar.finish_and_clear();
     Ok(said?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn training_in_f16_is_refused_where_it_was_asked_for() {
-        assert!(matches!(training_kind("auto", Kind::Half), Ok(Kind::Float)));
-        assert!(matches!(training_kind("f16", Kind::Half), Err(TrainError::HalfPrecision)));
-        assert!(matches!(training_kind("auto", Kind::BFloat16), Ok(Kind::BFloat16)));
-    }
 }

@@ -104,6 +104,17 @@ impl Scene {
         Self { background, style, objects }
     }
 
+    /// The same scene with every object in a colour of its own of any hue, the mascot's two as likely as others: for
+    /// what should know all colours, as an autoencoder should.
+    pub fn recolored(mut self, seed: u64, index: u64) -> Self {
+        let mut rng = rng_at(seed, index, 5);
+        for object in &mut self.objects {
+            let hue = rng.random_range(0.0..360.0_f32);
+            object.tint = Some(from_hsv(hue, rng.random_range(0.5..1.0), rng.random_range(0.3..1.0)));
+        }
+        self
+    }
+
     /// The main object.
     ///
     /// # Panics

@@ -232,11 +232,6 @@ impl<'a> Trainer<'a> {
         &self.adapter
     }
 
-    /// Gives up the run for its adapter.
-    pub fn into_adapter(self) -> IpAdapter {
-        self.adapter
-    }
-
     /// Steps done, those before a resume included.
     pub fn steps_done(&self) -> u64 {
         self.optimizer.steps()

@@ -114,13 +114,13 @@ struct Seconds {
 
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     interrupt::listen()?;
-    let options = args.device.options()?;
+    let (options, training_options) = (args.device.options()?, args.device.training_options()?);
     output::check_folder(&args.output)?;
     let source = model::resolve(POCKET)?;
     let started = Instant::now();
 
     let data = pictures::write_dataset(&args.output.join("pictures"))?;
-    let (losses, settings) = train(args, &source, &data, options)?;
+    let (losses, settings) = train(args, &source, &data, training_options)?;
     let training = started.elapsed();
 
     let clip = scores::clip_model(None, &source, options)?;
@@ -160,8 +160,6 @@ fn train(
     data: &Path,
     options: (Device, Kind),
 ) -> Result<(Vec<f64>, TrainConfig)> {
-    // f16 would need loss scaling.
-    let options = if options.1 == Kind::Half { (options.0, Kind::Float) } else { options };
     let models = FrozenModels::load(&source.folder, None, options)?;
     let config = args.settings(models.native_side());
     let init = base_adapter(source)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Reduction, Tensor, nn::VarStore};
-use ipa_core::{WeightsError, picture};
+use ipa_core::{Checkpoint, WeightsError, picture};
 use ipa_pocket::{Scene, Split, render_many};
 use ipa_vae::{Vae, VaeConfig};
 
@@ -18,7 +18,8 @@ pub fn config() -> VaeConfig {
     VaeConfig { block_out_channels: vec![32, 64, 64], layers_per_block: 1, norm_num_groups: 8, ..VaeConfig::sd15() }
 }
 
-/// Trains in `folder`, calling `progress` after every step; the variables end as their average.
+/// Trains in `folder`, from the weights in the file `start` if there is one, calling `progress` after every step; the
+/// variables end as their average.
 ///
 /// Loss: squared and absolute error of the reconstruction, and a faint pull to the standard normal.
 ///
@@ -27,14 +28,18 @@ pub fn config() -> VaeConfig {
 pub fn train(
     folder: &Path,
     recipe: &Recipe,
+    start: Option<&Path>,
     mut progress: impl FnMut(&Stage),
 ) -> Result<(VarStore, Vae), WeightsError> {
     let vs = VarStore::new(Device::Cpu);
     let vae = Vae::new(&vs.root(), &config());
-    initialize(&vs, recipe.seed, &[]);
+    match start {
+        Some(weights) => Checkpoint::open(weights)?.load_into(&vs)?,
+        None => initialize(&vs, recipe.seed, &[]),
+    }
     let mut stage = Stage::resume(folder, vs.variables(), recipe.vae)?;
     while let Some(step) = stage.next_step() {
-        let pixels = pixels_at(recipe, step * recipe.vae.batch, recipe.vae.batch, Split::Train);
+        let pixels = colorful_pixels_at(recipe, step * recipe.vae.batch, recipe.vae.batch);
         let posterior = vae.encode(&pixels);
         let noise = Draws::counted(recipe.seed, "vae.noise", step).normal(&posterior.mean.size());
         let decoded = vae.decode(&posterior.sample(&noise));
@@ -48,6 +53,19 @@ pub fn train(
     }
     stage.use_average();
     Ok((vs, vae))
+}
+
+/// Scenes numbered from `first`, every second one in colours that the world may lack, as pixels.
+///
+/// An autoencoder that knows the world's colours alone paints any other as the nearest of them, and no adapter could
+/// teach a subject of other colours.
+fn colorful_pixels_at(recipe: &Recipe, first: u64, num: u64) -> Tensor {
+    let scene = |index: u64| {
+        let scene = Scene::draw_at(recipe.seed, index, Split::Train);
+        if index.is_multiple_of(2) { scene } else { scene.recolored(recipe.seed, index) }
+    };
+    let scenes: Vec<Scene> = (first..first + num).map(scene).collect();
+    picture::to_pixels(&render_many(&scenes, recipe.size))
 }
 
 /// Scenes of the drawn world, numbered from `first`, as pixels.
