@@ -1,5 +1,6 @@
 //! The stages, each with its folder.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use ipa_unet::Unet;
 use ipa_vae::{Vae, VaeConfig};
 
 const OPTIONS: (Device, Kind) = (Device::Cpu, Kind::Float);
+const MAX_PIPELINES: usize = 8;
 
 /// Where the state of every stage and the model lie, and how long the stages are.
 #[derive(Debug)]
@@ -129,9 +131,11 @@ impl Workshop {
     /// Writes `scores.json` and `samples.png` beside the model.
     pub(crate) fn scores(&self) -> Result<()> {
         let model = self.model();
-        let pipeline = Pipeline::load(&model, OPTIONS)?.with_adapter(&model.join("ip_adapter.safetensors"), None)?;
+        let load = |_| Pipeline::load(&model, OPTIONS)?.with_adapter(&model.join("ip_adapter.safetensors"), None);
+        let num = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_PIPELINES);
+        let mut pipelines = (0..num).map(load).collect::<Result<Vec<_>, _>>()?;
         let clip = ClipModel::load(&model.join("clip"), OPTIONS)?;
-        let scored = scores::score(&pipeline, &clip, &self.recipe, |done| {
+        let scored = scores::score(&mut pipelines, &clip, &self.recipe, |done| {
             if done.is_multiple_of(20) {
                 println!("scores {done} of {}", self.recipe.num_scored);
             }

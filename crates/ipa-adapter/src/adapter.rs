@@ -7,7 +7,7 @@ use ipa_core::layers::{Linear, linear_no_bias};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, WeightsError, save_variables, split_heads};
-use ipa_formats::{AdapterInfo, AdapterKind, published_number};
+use ipa_formats::{AdapterInfo, AdapterKind, Weights, published_number};
 use ipa_unet::UnetConfig;
 use serde_json::Value;
 
@@ -67,13 +67,14 @@ impl IpAdapter {
         Self { config: config.clone(), vs, image_proj, sites }
     }
 
-    /// Loads a published adapter file (flat safetensors; `adapter_modules.` is read as `ip_adapter.`).
+    /// Loads a published adapter file (flat safetensors, or torch's nested `.bin`; `adapter_modules.` is read as
+    /// `ip_adapter.`).
     ///
     /// # Errors
     /// [`AdapterError`] if the file is broken, of another kind, or for another base model.
     pub fn load(path: &Path, unet: &UnetConfig, options: (Device, Kind)) -> Result<Self, AdapterError> {
-        let header = ipa_formats::read_header(path).map_err(WeightsError::from)?;
-        let info = ipa_formats::recognise_adapter(&header.tensors)
+        let weights = Weights::open(path).map_err(WeightsError::from)?;
+        let info = ipa_formats::recognise_adapter(&weights.tensors())
             .map_err(|source| AdapterError::NotAnAdapter { path: path.into(), source })?;
         check_base(path, &info, unet)?;
         let config = AdapterConfig {

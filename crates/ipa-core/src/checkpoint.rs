@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ipa_formats::{Dtype, FormatError, SafetensorsFile, TensorBytes};
+use ipa_formats::{Dtype, FormatError, TensorBytes, Weights};
 use tch::{Kind, Tensor, nn};
 
 /// Why weights could not be loaded or saved.
@@ -74,34 +74,34 @@ pub enum WeightsError {
 /// A weights file whose tensors have names in a model.
 #[derive(Debug)]
 pub struct Checkpoint {
-    file: SafetensorsFile,
+    weights: Weights,
     file_names: BTreeMap<String, String>, // name in the model → name in the file
     doubles: Vec<String>,                 // names in the file that got a name in the model that was taken
 }
 
 impl Checkpoint {
-    /// Maps a safetensors file; names in the model are those in the file.
+    /// Maps a file, or the files of an index, as [`Weights::open`] does; names in the model are those in the file.
     ///
     /// # Errors
-    /// [`WeightsError::File`] if it cannot be read or its header does not hold together.
+    /// [`WeightsError::File`] if a file cannot be read or does not hold together.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let file = SafetensorsFile::open(path)?;
-        let file_names = file.names().map(|name| (name.to_owned(), name.to_owned())).collect();
-        Ok(Self { file, file_names, doubles: Vec::new() })
+        let weights = Weights::open(path)?;
+        let file_names = weights.names().map(|name| (name.to_owned(), name.to_owned())).collect();
+        Ok(Self { weights, file_names, doubles: Vec::new() })
     }
 
     /// Gives the file's tensors other names; a tensor for which `model_name` has none is left out.
     ///
     /// Where two get the same name, [`load_into`](Self::load_into) refuses the file.
     pub fn renamed(self, model_name: impl Fn(&str) -> Option<String>) -> Self {
-        let Self { file, file_names, mut doubles } = self;
+        let Self { weights, file_names, mut doubles } = self;
         let mut renamed = BTreeMap::new();
         for file_name in file_names.into_values() {
             if let Some(name) = model_name(&file_name) {
                 doubles.extend(renamed.insert(name, file_name));
             }
         }
-        Self { file, file_names: renamed, doubles }
+        Self { weights, file_names: renamed, doubles }
     }
 
     /// The names, as the model would call them.
@@ -111,18 +111,18 @@ impl Checkpoint {
 
     /// The shape of a tensor, by its name in the model.
     pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
-        let info = self.file.info(self.file_names.get(name)?)?;
+        let info = self.weights.info(self.file_names.get(name)?)?;
         Some(info.shape.iter().map(|&size| size as i64).collect())
     }
 
     /// The file's metadata.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        self.file.metadata()
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        self.weights.metadata()
     }
 
     /// The path it was opened with.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        self.weights.path()
     }
 
     /// One tensor, as it is in the file, on the CPU.
@@ -130,17 +130,17 @@ impl Checkpoint {
     /// # Errors
     /// [`WeightsError::Missing`] or [`WeightsError::Dtype`].
     pub fn tensor(&self, name: &str) -> Result<Tensor, WeightsError> {
-        let missing = || WeightsError::Missing { path: self.file.path().into(), names: vec![name.to_owned()] };
+        let missing = || WeightsError::Missing { path: self.weights.path().into(), names: vec![name.to_owned()] };
         let file_name = self.file_names.get(name).ok_or_else(missing)?;
-        let info = self.file.info(file_name).ok_or_else(missing)?;
-        let data = self.file.data(file_name).ok_or_else(missing)?;
+        let info = self.weights.info(file_name).ok_or_else(missing)?;
+        let data = self.weights.data(file_name).ok_or_else(missing)?;
         let kind = kind_of(info.dtype).ok_or_else(|| WeightsError::Dtype {
-            path: self.file.path().into(),
+            path: self.weights.path().into(),
             name: file_name.clone(),
             dtype: info.dtype,
         })?;
         let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
-        Tensor::f_from_data_size(data, &shape, kind)
+        Tensor::f_from_data_size(&data, &shape, kind)
             .map_err(|source| WeightsError::Tensor { name: name.to_owned(), source })
     }
 
@@ -160,7 +160,7 @@ impl Checkpoint {
     }
 
     fn check(&self, variables: &BTreeMap<String, Tensor>) -> Result<(), WeightsError> {
-        let path = || self.file.path().to_path_buf();
+        let path = || self.weights.path().to_path_buf();
         let missing: Vec<_> = variables.keys().filter(|name| !self.file_names.contains_key(*name)).cloned().collect();
         if !missing.is_empty() {
             return Err(WeightsError::Missing { path: path(), names: missing });
@@ -172,7 +172,7 @@ impl Checkpoint {
         }
         for (name, variable) in variables {
             let file_name = &self.file_names[name];
-            let dtype = self.file.info(file_name).map(|info| info.dtype);
+            let dtype = self.weights.info(file_name).map(|info| info.dtype);
             if let Some(dtype) = dtype.filter(|dtype| !is_float(*dtype)) {
                 return Err(WeightsError::Dtype { path: path(), name: file_name.clone(), dtype });
             }

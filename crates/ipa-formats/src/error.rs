@@ -90,11 +90,8 @@ pub enum FormatError {
         /// Files looked for, separated by commas.
         names: String,
     },
-    /// A torch pickle where safetensors are expected; reading it could run code.
-    #[error(
-        "{path} is a torch pickle, not safetensors, and is never read because it can run code; take the .safetensors \
-         file of the same weights, or load it with the Python library it came from and call save_pretrained"
-    )]
+    /// What torch wrote where safetensors alone are read.
+    #[error("{path} is a torch file; take the .safetensors file of the same weights")]
     PickledWeights {
         /// The pickle.
         path: PathBuf,
@@ -107,13 +104,13 @@ pub enum FormatError {
         /// What is wrong with it.
         source: Box<TorchError>,
     },
-    /// Weights split over several files.
-    #[error(
-        "{path} splits the weights over several files; save them as one with save_pretrained(…, max_shard_size=\"50GB\")"
-    )]
-    ShardedWeights {
-        /// The index of the parts.
+    /// The index of weights in several files does not fit them.
+    #[error("cannot use the parts that {path} lists: {problem}; fetch index and parts again, of one version")]
+    Parts {
+        /// The index.
         path: PathBuf,
+        /// What does not fit.
+        problem: String,
     },
     /// An adapter file that is incomplete or of no known layout.
     #[error("{path} is not a usable adapter")]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::adapter::{AdapterInfo, is_adapter, recognise_adapter};
-use crate::{Dtype, FormatError, Header, ModelFolder, TensorInfo, read_header, read_json, weights_file};
+use crate::{Dtype, FormatError, ModelFolder, TensorInfo, Weights, read_json, weights_file};
 
 /// Configuration files that make a folder a component; only the first comes with weights.
 const CONFIG_NAMES: [&str; 4] =
@@ -24,7 +24,7 @@ const CLASS_KEYS: [&str; 6] =
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "found", rename_all = "kebab-case")]
 pub enum Inspection {
-    /// One safetensors file.
+    /// One file of weights, or the index of several.
     File(FileInspection),
     /// The folder of one model component.
     Component(ComponentInspection),
@@ -32,7 +32,7 @@ pub enum Inspection {
     Model(ModelInspection),
 }
 
-/// One safetensors file.
+/// One file of weights, or the index of several.
 #[derive(Clone, Debug, Serialize)]
 pub struct FileInspection {
     /// What the tensors are.
@@ -134,13 +134,13 @@ pub struct ModelInspection {
     pub problems: Vec<String>,
 }
 
-/// Inspects a safetensors file, a component's folder or a model folder.
+/// Inspects a safetensors or torch file, the index of several, a component's folder or a model folder.
 ///
 /// Reads headers and configuration only, so that a file of any size takes no time. A folder with
 /// broken parts is inspected as far as possible and lists its `problems`.
 ///
 /// # Errors
-/// [`FormatError`] if a single file is unreadable, not safetensors or an incomplete adapter, or if a
+/// [`FormatError`] if a single file is unreadable, no weights or an incomplete adapter, or if a
 /// folder holds nothing of a model.
 pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
     let found = fs::metadata(path).map_err(|source| FormatError::Read { path: path.to_owned(), source })?;
@@ -157,16 +157,16 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
 }
 
 fn inspect_file(path: &Path) -> Result<FileInspection, FormatError> {
-    let header = read_header(path)?;
-    let content =
-        content_of(&header.tensors).map_err(|source| FormatError::Adapter { path: path.to_owned(), source })?;
-    let summary = summarise(path, &header);
+    let weights = Weights::open(path)?;
+    let tensors = weights.tensors();
+    let content = content_of(&tensors).map_err(|source| FormatError::Adapter { path: path.to_owned(), source })?;
+    let summary = summarise(&weights);
     let listing = |(name, TensorInfo { dtype, shape })| TensorListing { name, dtype, shape };
     Ok(FileInspection {
         content,
         summary,
-        metadata: header.metadata,
-        tensors: header.tensors.into_iter().map(listing).collect(),
+        metadata: weights.metadata(),
+        tensors: tensors.into_iter().map(listing).collect(),
     })
 }
 
@@ -187,18 +187,18 @@ fn content_of(tensors: &BTreeMap<String, TensorInfo>) -> Result<Content, crate::
     })
 }
 
-fn summarise(path: &Path, header: &Header) -> WeightsSummary {
+fn summarise(weights: &Weights) -> WeightsSummary {
     let mut dtypes = BTreeMap::<Dtype, DtypeTotal>::new();
-    for info in header.tensors.values() {
+    for info in weights.names().filter_map(|name| weights.info(name)) {
         let total = dtypes.entry(info.dtype).or_default();
         total.num_tensors += 1;
         total.num_parameters += info.num_elements() as u64;
         total.bytes += info.num_bytes() as u64;
     }
     WeightsSummary {
-        file: path.to_owned(),
-        file_bytes: header.file_len,
-        num_tensors: header.tensors.len(),
+        file: weights.path().to_owned(),
+        file_bytes: weights.num_bytes(),
+        num_tensors: weights.names().count(),
         num_parameters: dtypes.values().map(|total| total.num_parameters).sum(),
         dtypes,
     }
@@ -231,8 +231,7 @@ fn inspect_component(folder: &Path) -> ComponentInspection {
 }
 
 fn summarise_folder(component: &Path) -> Result<WeightsSummary, FormatError> {
-    let file = weights_file(component)?;
-    Ok(summarise(&file, &read_header(&file)?))
+    Ok(summarise(&Weights::open(&weights_file(component)?)?))
 }
 
 fn inspect_model(model: &ModelFolder) -> Result<ModelInspection, FormatError> {

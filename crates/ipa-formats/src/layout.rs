@@ -8,14 +8,6 @@ use serde::de::DeserializeOwned;
 
 use crate::FormatError;
 
-/// Names under which the reference libraries store the weights of one component, most usual first.
-const WEIGHTS_NAMES: [&str; 4] = [
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "model.fp16.safetensors",
-];
-
 /// The largest text file of a published model, a tokenizer, has a few megabytes.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
 
@@ -64,36 +56,6 @@ impl ModelFolder {
         self.component(name)
             .ok_or_else(|| FormatError::MissingComponent { path: self.path.clone(), name: name.to_owned() })
     }
-}
-
-/// Finds the weights in the folder of one component, full precision before `fp16`.
-///
-/// # Errors
-/// [`FormatError::NoWeights`] names what was looked for; [`FormatError::PickledWeights`] and
-/// [`FormatError::ShardedWeights`] say that the weights are there in a form that is not read.
-pub fn weights_file(component: &Path) -> Result<PathBuf, FormatError> {
-    let found = WEIGHTS_NAMES.iter().map(|name| component.join(name)).find(|path| path.is_file());
-    match found {
-        Some(path) => Ok(path),
-        None => Err(why_no_weights(component)),
-    }
-}
-
-fn why_no_weights(component: &Path) -> FormatError {
-    let entries = match fs::read_dir(component) {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()),
-        Err(source) => return FormatError::Read { path: component.to_owned(), source },
-    };
-    let mut files: Vec<PathBuf> = entries.collect();
-    files.sort(); // the same file is named whatever order the system lists them in
-    let ending = |ending: &str| files.iter().find(|path| path.to_string_lossy().ends_with(ending)).cloned();
-    if let Some(path) = ending(".safetensors.index.json") {
-        return FormatError::ShardedWeights { path };
-    }
-    if let Some(path) = ending(".bin").or_else(|| ending(".ckpt")).or_else(|| ending(".pt")) {
-        return FormatError::PickledWeights { path };
-    }
-    FormatError::NoWeights { path: component.to_owned(), names: WEIGHTS_NAMES.join(", ") }
 }
 
 /// Reads a JSON file into any type, or into [`serde_json::Value`].
@@ -188,34 +150,6 @@ mod tests {
     fn a_model_by_its_public_name_is_not_downloaded() {
         let error = ModelFolder::open(Path::new("owner/name")).unwrap_err().to_string();
         assert!(error.contains("owner/name") && error.contains("downloaded"), "{error}");
-    }
-
-    #[test]
-    fn full_precision_weights_go_before_half() {
-        let folder = folder_with(&["model.fp16.safetensors", "model.safetensors", "pytorch_model.bin"]);
-        assert_eq!(weights_file(folder.path()).unwrap(), folder.path().join("model.safetensors"));
-        let folder = folder_with(&["diffusion_pytorch_model.fp16.safetensors"]);
-        assert!(weights_file(folder.path()).is_ok());
-    }
-
-    #[test]
-    fn missing_weights_say_what_was_looked_for() {
-        let folder = folder_with(&["config.json"]);
-        let error = weights_file(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("diffusion_pytorch_model.safetensors, model.safetensors"), "{error}");
-    }
-
-    #[test]
-    fn pickled_weights_are_refused_with_the_way_out() {
-        let folder = folder_with(&["diffusion_pytorch_model.bin"]);
-        let error = weights_file(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("diffusion_pytorch_model.bin") && error.contains("save_pretrained"), "{error}");
-    }
-
-    #[test]
-    fn sharded_weights_are_refused() {
-        let folder = folder_with(&["model.safetensors.index.json", "model-00001-of-00002.safetensors"]);
-        assert!(matches!(weights_file(folder.path()), Err(FormatError::ShardedWeights { .. })));
     }
 
     #[test]

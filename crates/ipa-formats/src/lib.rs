@@ -5,7 +5,8 @@
 //!   output of the project reaches the disk;
 //! - [`TorchFile`] reads what `torch.save` wrote (`.bin`, `.ckpt`, `.pt`, `.pth`) without running it,
 //!   and [`TensorFile`] is a file of either kind, told apart by its first bytes;
-//! - [`ModelFolder`], [`weights_file`] and [`read_json`] know the diffusers folder layout;
+//! - [`ModelFolder`], [`weights_file`] and [`read_json`] know the diffusers folder layout, and [`Weights`] are the
+//!   tensors of a component in whichever files of it they lie;
 //! - [`published_number`] maps the UNet's cross-attention layers to the numbers in adapter files;
 //! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back;
 //! - [`inspect`] and [`recognise_adapter`] tell what a file or folder is from its headers.
@@ -45,6 +46,7 @@ mod pickle;
 mod safetensors;
 mod single_file;
 mod tensor_file;
+mod weights;
 
 pub use adapter::{AdapterError, AdapterInfo, AdapterKind, BaseModel, is_adapter, recognise_adapter};
 pub use atomic::write_atomically;
@@ -54,7 +56,7 @@ pub use inspect::{
     ComponentInspection, Content, DtypeTotal, FileInspection, Inspection, ModelInspection, TensorListing,
     WeightsSummary, inspect,
 };
-pub use layout::{ModelFolder, read_json, read_json_if_there, read_text, weights_file};
+pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
 pub use numbering::{SiteCounts, published_number};
 pub use pickle::{PlainValue, TorchError, TorchFile, TorchIndex};
 pub use safetensors::{
@@ -65,3 +67,4 @@ pub use single_file::{
     SingleFileError, SingleFileInfo, SingleFileOptions, TensorPlan, is_single_file, plan_single_file, read_single_file,
 };
 pub use tensor_file::TensorFile;
+pub use weights::{Weights, weights_file};

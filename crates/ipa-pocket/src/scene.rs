@@ -104,15 +104,24 @@ impl Scene {
         Self { background, style, objects }
     }
 
-    /// The same scene with every object in a colour of its own of any hue, the mascot's two as likely as others: for
-    /// what should know all colours, as an autoencoder should.
-    pub fn recolored(mut self, seed: u64, index: u64) -> Self {
+    /// The scene at `index` with objects of any colour, the mascot's two as likely as others, and small ones thrown over
+    /// the main one: for what should know all colours side by side, as an autoencoder should. It has no main object.
+    pub fn jumbled_at(seed: u64, index: u64) -> Self {
+        let mut scene = Self::draw_at(seed, index, Split::Train);
         let mut rng = rng_at(seed, index, 5);
-        for object in &mut self.objects {
+        let Object { x, y, size, .. } = *scene.main();
+        for _ in 0..rng.random_range(0..4_u32) {
+            let mut around = |center: f32| center + (rng.random::<f32>() - 0.5) * 1.6 * size.radius();
+            let (x, y) = (around(x), around(y));
+            let (shape, color) = draw_combination(&mut rng, Split::Train);
+            let object = Object { shape, size: Size::Tiny, color, tint: None, fill: Fill::Solid, x, y };
+            scene.objects.insert(0, object); // the first is painted last
+        }
+        for object in &mut scene.objects {
             let hue = rng.random_range(0.0..360.0_f32);
             object.tint = Some(from_hsv(hue, rng.random_range(0.5..1.0), rng.random_range(0.3..1.0)));
         }
-        self
+        scene
     }
 
     /// The main object.

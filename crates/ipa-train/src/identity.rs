@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ipa_core::device::kind_name;
-use ipa_formats::{FormatError, ModelFolder, SafetensorsFile, sha256_file, weights_file};
+use ipa_formats::{FormatError, ModelFolder, Weights, sha256_file, weights_file};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -81,12 +81,12 @@ fn of_component(folder: &Path) -> Result<String, FormatError> {
 
 /// Name, kind, shape and first bytes of every tensor.
 fn tensor_starts(path: &Path) -> Result<Vec<u8>, FormatError> {
-    let file = SafetensorsFile::open(path)?;
+    let weights = Weights::open(path)?;
     let start = |name: &str| {
-        let (info, data) = (file.info(name), file.data(name).unwrap_or_default());
+        let (info, data) = (weights.info(name), weights.data(name).unwrap_or_default());
         [format!("{name} {info:?} ").as_bytes(), &data[..data.len().min(TENSOR_BYTES)]].concat()
     };
-    Ok(file.names().flat_map(start).collect())
+    Ok(weights.names().flat_map(start).collect())
 }
 
 fn hex_digest(bytes: &[u8]) -> String {

@@ -42,8 +42,8 @@ impl Recipe {
     /// Going on from a finished model whose optimizer states are gone: gentler, and shorter.
     pub fn continued() -> Self {
         let full = Self::full();
-        let vae = StageConfig { steps: 1200, learning_rate: 4e-4, ..full.vae };
-        let unet = StageConfig { steps: 1600, learning_rate: 4e-4, ..full.unet };
+        let vae = StageConfig { steps: 1500, learning_rate: 4e-4, ..full.vae };
+        let unet = StageConfig { steps: 1200, learning_rate: 4e-4, ..full.unet };
         let adapter = StageConfig { steps: 600, learning_rate: 6e-4, ..full.adapter };
         Self { vae, unet, adapter, ..full }
     }

@@ -1,9 +1,13 @@
 //! How good the pocket model is, on scenes it was not trained on.
 
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use image::{RgbImage, imageops};
 use ipa_clip::ClipModel;
+use ipa_core::ThreadLimit;
 use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_metrics::{Interval, MetricsError, bootstrap_mean, paired_difference, proportion};
 use ipa_pocket::{Scene, Split, judge, main_caption, render};
@@ -69,33 +73,34 @@ pub struct Scored {
     pub sheet: RgbImage,
 }
 
-/// Draws scenes of held-out combinations three times and judges.
+/// What one scene became.
+struct Drawn {
+    text: RgbImage,
+    image: RgbImage,
+    nothing: RgbImage,
+}
+
+/// Draws scenes of held-out combinations three times and judges; every pipeline, all of the same model, draws its share
+/// on a thread of its own.
 ///
 /// # Errors
 /// [`ScoresError`].
+///
+/// # Panics
+/// If there is no pipeline.
 pub fn score(
-    pipeline: &Pipeline,
+    pipelines: &mut [Pipeline],
     clip: &ClipModel,
     recipe: &Recipe,
-    mut progress: impl FnMut(u64),
+    progress: impl Fn(u64) + Sync,
 ) -> Result<Scored, ScoresError> {
     let scenes: Vec<Scene> =
         (0..recipe.num_scored).map(|index| Scene::draw_at(0, FIRST_SCENE + index, Split::HeldOut)).collect();
     let references: Vec<RgbImage> = scenes.iter().map(|scene| render(scene, recipe.size)).collect();
-    let (mut text, mut image, mut nothing) = (Vec::new(), Vec::new(), Vec::new());
-    for (seed, (scene, reference)) in (0..).zip(scenes.iter().zip(&references)) {
-        let request = GenerateRequest { seed, num_steps: NUM_STEPS, ..GenerateRequest::default() };
-        let captioned = GenerateRequest { prompt: main_caption(scene), ..request.clone() };
-        let bare = GenerateRequest { scale: 0.0, ..request.clone() };
-        let references = std::slice::from_ref(reference);
-        let draw = |request: &GenerateRequest, references: &[RgbImage]| {
-            pipeline.generate(request, references, |_| ControlFlow::Continue(()))
-        };
-        text.extend(draw(&captioned, &[])?.pictures);
-        image.extend(draw(&request, references)?.pictures);
-        nothing.extend(draw(&bare, references)?.pictures);
-        progress(seed + 1);
-    }
+    let drawn = draw_all(pipelines, &scenes, &references, progress)?;
+    let pictures = |of: fn(&Drawn) -> &RgbImage| drawn.iter().map(|drawn| of(drawn).clone()).collect::<Vec<_>>();
+    let text = pictures(|drawn| &drawn.text);
+    let (image, nothing) = (pictures(|drawn| &drawn.image), pictures(|drawn| &drawn.nothing));
     let mut shuffled = references.clone();
     shuffled.rotate_left(1);
     let of = |pictures: &[RgbImage], references: &[RgbImage]| {
@@ -111,6 +116,45 @@ pub fn score(
         clip_i_above_shuffled: paired_difference(&other, &own, RESAMPLING_SEED)?,
     };
     Ok(Scored { scores, sheet: sheet(&[&references, &image, &text], recipe.size) })
+}
+
+fn draw_all(
+    pipelines: &mut [Pipeline],
+    scenes: &[Scene],
+    references: &[RgbImage],
+    progress: impl Fn(u64) + Sync,
+) -> Result<Vec<Drawn>, PipelineError> {
+    let _threads = ThreadLimit::shared_by(pipelines.len() as i32);
+    let (share, done) = (scenes.len().div_ceil(pipelines.len()).max(1), AtomicU64::new(0));
+    let numbered: Vec<(u64, (&Scene, &RgbImage))> = (0..).zip(scenes.iter().zip(references)).collect();
+    let (done, progress) = (&done, &progress);
+    thread::scope(|scope| {
+        // A pipeline may move to another thread, but not be seen by two.
+        let draw_share = |(pipeline, scenes): (&mut Pipeline, &[(u64, (&Scene, &RgbImage))])| {
+            let draw_next = |&(seed, (scene, reference)): &(u64, (&Scene, &RgbImage))| {
+                let drawn = draw(pipeline, seed, scene, reference);
+                progress(1 + done.fetch_add(1, Ordering::Relaxed));
+                drawn
+            };
+            scenes.iter().map(draw_next).collect::<Result<Vec<Drawn>, _>>()
+        };
+        let shares = pipelines.iter_mut().zip(numbered.chunks(share));
+        let threads: Vec<_> = shares.map(|share| scope.spawn(move || draw_share(share))).collect();
+        let parts = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        Ok(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    })
+}
+
+fn draw(pipeline: &Pipeline, seed: u64, scene: &Scene, reference: &RgbImage) -> Result<Drawn, PipelineError> {
+    let request = GenerateRequest { seed, num_steps: NUM_STEPS, ..GenerateRequest::default() };
+    let captioned = GenerateRequest { prompt: main_caption(scene), ..request.clone() };
+    let bare = GenerateRequest { scale: 0.0, ..request.clone() };
+    let draw = |request: &GenerateRequest, references: &[RgbImage]| {
+        let generated = pipeline.generate(request, references, |_| ControlFlow::Continue(()));
+        Ok::<_, PipelineError>(generated?.pictures.swap_remove(0))
+    };
+    let reference = std::slice::from_ref(reference);
+    Ok(Drawn { text: draw(&captioned, &[])?, image: draw(&request, reference)?, nothing: draw(&bare, reference)? })
 }
 
 fn judged(pictures: &[RgbImage], scenes: &[Scene]) -> Result<Judged, MetricsError> {

@@ -55,14 +55,14 @@ pub fn train(
     Ok((vs, vae))
 }
 
-/// Scenes numbered from `first`, every second one in colours that the world may lack, as pixels.
+/// Scenes numbered from `first`, every second one jumbled and in colours that the world may lack, as pixels.
 ///
 /// An autoencoder that knows the world's colours alone paints any other as the nearest of them, and no adapter could
 /// teach a subject of other colours.
 fn colorful_pixels_at(recipe: &Recipe, first: u64, num: u64) -> Tensor {
-    let scene = |index: u64| {
-        let scene = Scene::draw_at(recipe.seed, index, Split::Train);
-        if index.is_multiple_of(2) { scene } else { scene.recolored(recipe.seed, index) }
+    let scene = |index: u64| match index.is_multiple_of(2) {
+        true => Scene::draw_at(recipe.seed, index, Split::Train),
+        false => Scene::jumbled_at(recipe.seed, index),
     };
     let scenes: Vec<Scene> = (first..first + num).map(scene).collect();
     picture::to_pixels(&render_many(&scenes, recipe.size))
