@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use image::RgbImage;
 use ipa_clip::{VisionConfig, VisionTower, load_image, pixel_tensor};
 use ipa_core::tch::nn;
-use ipa_sample::{GenerateRequest, Generated, ImageEncoder, Pipeline, PipelineError};
+use ipa_sample::{GenerateRequest, Generated, ImageEncoder, Pictures, Pipeline, PipelineError};
 use serde_json::Value;
 use support::{F32, Fixture, TOLERANCE, fixture_path, relative_error, tiny_sd};
 
@@ -30,20 +30,25 @@ impl Case {
         let text = |field: &str| case[field].as_str().unwrap().to_owned();
         let number = |field: &str| case[field].as_f64().unwrap();
         let count = |field: &str| case[field].as_u64().unwrap();
-        let image = case["image"].as_str().map(|name| fixture_path("pictures").join(name));
+        let path = |field: &str| case[field].as_str().map(|name| fixture_path("pictures").join(name));
+        let side = |field: &str| case[field].as_u64().map(|side| side as u32);
         let request = GenerateRequest {
             prompt: text("prompt"),
             negative_prompt: text("negative_prompt"),
-            images: image.into_iter().collect(),
+            images: path("image").into_iter().collect(),
             scale: number("scale"),
-            scheduler: None,
-            eta: 0.0,
+            scheduler: case["scheduler"].as_str().map(str::to_owned),
             num_steps: count("steps") as usize,
             guidance_scale: number("guidance_scale"),
             seed: count("seed"),
             num_images: count("num_images") as u32,
-            width: Some(count("width") as u32),
-            height: Some(count("height") as u32),
+            width: side("width"),
+            height: side("height"),
+            guidance_rescale: number("guidance_rescale"),
+            clip_skip: count("clip_skip") as usize,
+            init_image: path("init_image"),
+            strength: number("strength"),
+            ..GenerateRequest::default()
         };
         Self { name: text("name"), request }
     }
@@ -88,7 +93,9 @@ impl Pipelines {
     fn generate(&self, case: &Case) -> Generated {
         let references = case.references();
         let pipeline = if references.is_empty() { &self.plain } else { &self.adapted };
-        pipeline.generate(&case.request, &references, |_| GO).unwrap()
+        let init = case.request.init_image.as_ref().map(|path| load_image(path).unwrap());
+        let pictures = Pictures { references: &references, init: init.as_ref() };
+        pipeline.generate(&case.request, pictures, |_| GO).unwrap()
     }
 
     fn encoder(&self) -> &ImageEncoder {
@@ -172,6 +179,45 @@ fn scale_0_draws_what_the_model_draws_without_an_adapter() {
     let plain = pipelines.plain.generate(&case.request, &[], |_| GO).unwrap();
     assert!(adapted.latents.equal(&plain.latents));
     assert_eq!(adapted.pictures, plain.pictures);
+}
+
+#[test]
+fn without_a_guided_step_nothing_is_guided() {
+    let (pipelines, case) = (Pipelines::load(), Case::named("scale_0.55"));
+    let draw = |changed: GenerateRequest| pipelines.generate(&Case { request: changed, ..Case::named("scale_0.55") });
+    let without = draw(GenerateRequest { guidance_scale: 1.0, ..case.request.clone() });
+    let never = draw(GenerateRequest { guidance_start: 0.4, guidance_end: 0.4, ..case.request.clone() });
+    assert!(never.latents.equal(&without.latents));
+    let at_first = draw(GenerateRequest { guidance_end: 0.4, ..case.request.clone() });
+    let always = pipelines.generate(&case);
+    for other in [without, always] {
+        assert!(relative_error(&at_first.latents, &other.latents) > 0.01);
+    }
+}
+
+#[test]
+fn pictures_drawn_some_at_a_time_are_those_drawn_at_once() {
+    let (pipelines, at_once) = (Pipelines::load(), Case::named("three_images"));
+    for batch_size in [1, 2, 4] {
+        let request = GenerateRequest { batch_size: Some(batch_size), ..at_once.request.clone() };
+        let case = Case { request, ..Case::named("three_images") };
+        let error = relative_error(&pipelines.generate(&case).latents, &pipelines.generate(&at_once).latents);
+        assert!(error < TOLERANCE, "{batch_size}: {error:.2e}");
+    }
+}
+
+#[test]
+fn a_picture_to_start_from_leaves_fewer_steps() {
+    let (pipelines, case) = (Pipelines::load(), Case::named("from_picture_0.3"));
+    let init = case.request.init_image.as_ref().map(|path| load_image(path).unwrap());
+    let mut steps = Vec::new();
+    let listen = |step| {
+        steps.push(step);
+        GO
+    };
+    let pictures = Pictures { references: &[], init: init.as_ref() };
+    pipelines.plain.generate(&case.request, pictures, listen).unwrap();
+    assert_eq!((steps, case.request.num_steps), (vec![1, 2, 3], 10));
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub(crate) struct ModelArgs {
 /// An adapter beside a model that may bring one.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AdapterArgs {
-    /// Adapter file (safetensors); `pocket` brings its own
+    /// Adapter file (safetensors or .bin); `pocket` brings its own
     #[arg(long, value_name = "FILE")]
     pub(crate) adapter: Option<PathBuf>,
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ipa_core::save_tensors;
 use ipa_core::tch::Kind;
-use ipa_sample::{GenerateRequest, Generated, Pipeline, SamplerKind, write_png};
+use ipa_sample::{GenerateRequest, Generated, Pictures, Pipeline, SamplerKind, write_png};
 use serde::Serialize;
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
@@ -24,7 +24,8 @@ use target::Target;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     ipa generate --model pocket --prompt \"a red circle\" --output red.png\n  \
-    ipa generate --model pocket --image red.png --prompt \"a star\" --scale 0.6 --num-images 4 --output stars")]
+    ipa generate --model pocket --image red.png --prompt \"a star\" --scale 0.6 --num-images 4 --output stars\n  \
+    ipa generate --model pocket --init-image red.png --prompt \"a blue circle\" --strength 0.6 --output blue.png")]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -47,8 +48,8 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 struct RequestArgs {
-    /// TOML file with fields of a request: prompt, negative_prompt, images, scale, scheduler, num_steps,
-    /// guidance_scale, seed, num_images, width, height; paths relative to its folder
+    /// TOML file with fields of a request, named as the flags here but for images (--image) and num_steps (--steps);
+    /// paths relative to its folder
     #[arg(long, value_name = "FILE")]
     request: Option<PathBuf>,
     /// Reference images; several are one prompt together
@@ -69,15 +70,39 @@ struct RequestArgs {
     /// How closely to follow the prompt; 1 is no guidance [default: 7.5]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     guidance_scale: Option<f64>,
+    /// How far guided predictions are brought back to the deviation of unguided ones: 0 not at all, to 1 [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    guidance_rescale: Option<f64>,
+    /// Share of the steps after which guidance begins, 0 to 1 [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    guidance_start: Option<f64>,
+    /// Share of the steps after which guidance ends; the rest takes half the time [default: 1]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    guidance_end: Option<f64>,
+    /// Last layers of the text encoder to leave out for the prompt, counted as diffusers does [default: 0]
+    #[arg(long, value_name = "N")]
+    clip_skip: Option<usize>,
+    /// A picture to start from instead of pure noise; without --width and --height, its size is drawn
+    #[arg(long, value_name = "FILE")]
+    init_image: Option<PathBuf>,
+    /// How much of --init-image is drawn anew, up to 1; so large a share of the steps is made [default: 0.8]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    strength: Option<f64>,
     /// Sampler [default: the model's own]
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name)))]
     scheduler: Option<String>,
+    /// Fresh noise of the sampler ddim: 0 none, 1 as much as ddpm draws [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    eta: Option<f64>,
     /// Seed of the noise, as diffusers' CPU generator takes it [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Pictures drawn at once [default: 1]
     #[arg(long, value_name = "N")]
     num_images: Option<u32>,
+    /// Pictures in a call of the model, for less memory [default: all]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<u32>,
     /// Width, a multiple of 8 [default: the model's own]
     #[arg(long, value_name = "PX")]
     width: Option<u32>,
@@ -89,7 +114,8 @@ struct RequestArgs {
 impl RequestArgs {
     /// The request file, if any, with the flags over it; checked.
     fn request(self) -> Result<GenerateRequest> {
-        let is_empty = self.request.is_none() && self.prompt.is_none() && self.images.is_empty();
+        let is_empty =
+            self.request.is_none() && self.prompt.is_none() && self.images.is_empty() && self.init_image.is_none();
         let mut request = match &self.request {
             Some(path) => GenerateRequest::from_toml(path)?,
             None => GenerateRequest::default(),
@@ -100,11 +126,19 @@ impl RequestArgs {
         request.scheduler = self.scheduler.or(request.scheduler);
         request.width = self.width.or(request.width);
         request.height = self.height.or(request.height);
+        request.init_image = self.init_image.or(request.init_image);
+        request.batch_size = self.batch_size.or(request.batch_size);
         set(&mut request.scale, self.scale);
         set(&mut request.prompt, self.prompt);
         set(&mut request.negative_prompt, self.negative_prompt);
         set(&mut request.num_steps, self.steps);
         set(&mut request.guidance_scale, self.guidance_scale);
+        set(&mut request.guidance_rescale, self.guidance_rescale);
+        set(&mut request.guidance_start, self.guidance_start);
+        set(&mut request.guidance_end, self.guidance_end);
+        set(&mut request.clip_skip, self.clip_skip);
+        set(&mut request.strength, self.strength);
+        set(&mut request.eta, self.eta);
         set(&mut request.seed, self.seed);
         set(&mut request.num_images, self.num_images);
         request.check()?;
@@ -149,6 +183,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
     let source = model::resolve(&args.model.model)?;
     let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
     let references = images::load(&request.images)?;
+    let init = images::load(request.init_image.as_slice())?.pop();
     Pipeline::check(&source.folder, &request)?;
 
     let mut pipeline = Pipeline::load(&source.folder, options)?;
@@ -157,9 +192,10 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
     }
     warn_of_overflow(&pipeline, &request);
 
-    let bar = progress::bar(request.num_steps as u64, "drawing", args.json);
+    let bar = progress::bar(request.num_denoising_steps() as u64, "drawing", args.json);
     let started = Instant::now();
-    let drawn = pipeline.generate(&request, &references, |step| {
+    let pictures = Pictures { references: &references, init: init.as_ref() };
+    let drawn = pipeline.generate(&request, pictures, |step| {
         bar.set_position(step as u64);
         interrupt::flow()
     });

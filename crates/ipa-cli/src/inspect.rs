@@ -14,11 +14,11 @@ use crate::{model, output};
 /// Longer values of a file's metadata are cut.
 const VALUE_CHARS: usize = 100;
 
-/// Tell what a model folder, a component or a safetensors file is, from its headers alone
+/// Tell what a model folder, a component or a weights file is, from its headers alone
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  ipa inspect pocket\n  ipa inspect pocket --tensors")]
 pub(crate) struct InspectArgs {
-    /// Safetensors file, component folder, model folder, or `pocket`
+    /// Weights file (safetensors, .bin, or the index of several), component folder, model folder, or `pocket`
     #[arg(value_name = "FILE|FOLDER|pocket")]
     path: PathBuf,
     /// List every tensor

@@ -91,7 +91,7 @@ fn files_that_are_not_whole_safetensors() {
     let small = r#"{"image_proj.norm.bias":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4]}}"#;
     for (bytes, words) in [
         (Vec::new(), "0 bytes"),
-        (b"PK\x03\x04 a pickle in an archive".to_vec(), "not safetensors"),
+        (b"PK\x03\x04 a pickle in an archive".to_vec(), "not a usable torch file"),
         (with_header(1 << 50, "{}"), "header claims"),
         (with_header(1000, "{}"), "header claims 1000 bytes"),
         (with_header(3, "{{}"), "header"),
@@ -251,9 +251,11 @@ fn models_that_lack_a_part_or_are_none() {
     assert_model_refused(model.path(), &["tokenizer", "vocab.json"]);
 
     let model = make_model();
+    fs::remove_file(model.path().join(WEIGHTS[0])).unwrap();
+    assert_model_refused(model.path(), &["unet", "holds no weights"]);
     let pickle = model.path().join(WEIGHTS[0]).with_extension("bin");
-    fs::rename(model.path().join(WEIGHTS[0]), pickle).unwrap();
-    assert_model_refused(model.path(), &["diffusion_pytorch_model.bin", "pickle"]);
+    fs::write(pickle, b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.").unwrap();
+    assert_model_refused(model.path(), &["diffusion_pytorch_model.bin", "os.system"]);
 
     let folder = tempfile::tempdir().unwrap();
     for name in [folder.path(), &folder.path().join("nowhere"), &tiny_sd(WEIGHTS[0])] {

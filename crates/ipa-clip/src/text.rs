@@ -96,6 +96,16 @@ impl TextTower {
         TextFeatures { hidden_states, last_hidden_state, pooled, text_embeds }
     }
 
+    /// The output of the block that `num_skipped` blocks follow, after the final layer normalisation; without skipping,
+    /// `last_hidden_state`.
+    ///
+    /// # Panics
+    /// If there are not so many blocks.
+    pub fn skipping(&self, features: &TextFeatures, num_skipped: usize) -> Tensor {
+        let states = &features.hidden_states;
+        states[states.len() - 1 - num_skipped].apply(&self.final_layer_norm)
+    }
+
     /// The end-of-text token: its first position, or that of the largest id in files that name it wrongly.
     fn pool(&self, ids: &Tensor, last_hidden_state: &Tensor) -> Tensor {
         let end = match self.config.eos_token_id {

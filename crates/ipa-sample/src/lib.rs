@@ -18,8 +18,11 @@
 //! ```
 
 mod config;
+mod denoise;
+mod encoder;
 mod guidance;
 mod parts;
+mod pictures;
 mod pipeline;
 mod png;
 mod request;
@@ -29,9 +32,11 @@ mod scheduler_file;
 
 pub use self::png::{REQUEST_KEYWORD, write_png};
 pub use config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
+pub use encoder::ImageEncoder;
 pub use guidance::guided;
 pub use parts::{check_parts, native_side};
-pub use pipeline::{Generated, ImageEncoder, Pipeline, PipelineError};
+pub use pictures::Pictures;
+pub use pipeline::{Generated, Pipeline, PipelineError};
 pub use request::{GenerateRequest, MAX_IMAGES, MAX_SIDE, RequestError};
 pub use sampler::{Ddim, Sampler, SamplerKind, UnknownSampler};
 pub use schedule::NoiseSchedule;

@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use ipa_adapter::{AdapterError, ImagePrompt, IpAdapter};
-use ipa_clip::{ClipTokenizer, ImageProcessor, PreprocessError, TextTower, TokenizerError, VisionTower};
+use ipa_clip::{ClipTokenizer, PreprocessError, TextTower, TokenizerError};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_core::{WeightsError, picture};
 use ipa_formats::{FormatError, ModelFolder};
-use ipa_unet::{CrossAttentionHook, NoHook, Unet};
+use ipa_unet::Unet;
 use ipa_vae::Vae;
 
-use crate::sampler::steps_done;
-use crate::{GenerateRequest, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts, guided, native_side};
+use crate::denoise::{Conditions, Denoiser};
+use crate::pictures::{Pictures, init_pixels};
+use crate::sampler::Calls;
+use crate::{
+    GenerateRequest, ImageEncoder, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts, native_side,
+};
 
 /// Why pictures could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -76,55 +80,6 @@ pub enum PipelineError {
     },
 }
 
-/// A vision tower and the preprocessing that belongs to it.
-#[derive(Debug)]
-pub struct ImageEncoder {
-    /// The tower.
-    pub tower: VisionTower,
-    /// Resizes, crops and normalises for it.
-    pub processor: ImageProcessor,
-}
-
-impl ImageEncoder {
-    /// Loads `folder`, or without one the model's own `image_encoder`.
-    ///
-    /// # Errors
-    /// [`PipelineError`] naming the file at fault, or that there is no such folder.
-    pub fn of_model(
-        model: &ModelFolder,
-        folder: Option<&Path>,
-        options: (Device, Kind),
-    ) -> Result<Self, PipelineError> {
-        if let Some(folder) = folder {
-            return Self::load(folder, None, options);
-        }
-        let own = model.component("image_encoder");
-        let own = own.ok_or_else(|| PipelineError::NoImageEncoder { model: model.path().to_path_buf() })?;
-        Self::load(&own, model.component("feature_extractor").as_deref(), options)
-    }
-
-    /// Loads a transformers-style folder, with the `preprocessor_config.json` of `processor_folder` or else of its own;
-    /// where that is not there, with CLIP's own preprocessing at the tower's size.
-    ///
-    /// # Errors
-    /// [`PipelineError`] naming the file at fault.
-    pub fn load(
-        folder: &Path,
-        processor_folder: Option<&Path>,
-        options: (Device, Kind),
-    ) -> Result<Self, PipelineError> {
-        let tower = VisionTower::load(folder, options)?;
-        let processor = ImageProcessor::for_tower(processor_folder.unwrap_or(folder), tower.config())?;
-        Ok(Self { tower, processor })
-    }
-
-    /// Image embeddings `[n, projection_dim]`, not normalised.
-    pub fn image_embeds(&self, pictures: &[RgbImage]) -> Tensor {
-        let _no_grad = tch::no_grad_guard();
-        self.tower.forward(&ipa_clip::pixel_tensor(&self.processor, pictures)).image_embeds
-    }
-}
-
 /// A Stable Diffusion model, ready to draw; optionally with an image-prompt adapter.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -145,6 +100,12 @@ pub struct Generated {
     pub latents: Tensor,
     /// One a latent, in sampling order.
     pub pictures: Vec<RgbImage>,
+}
+
+/// What the first call of the model sees, and which it is.
+struct Start {
+    latents: Tensor,
+    first: usize,
 }
 
 impl Pipeline {
@@ -229,46 +190,44 @@ impl Pipeline {
         native_side(self.unet.config(), self.vae.config())
     }
 
-    /// Draws. `references` are the request's images, loaded; without any, an adapter is left alone. `progress` hears of
-    /// every step done and may stop.
+    /// Draws. `pictures` are those that the request names, loaded; without references, an adapter is left alone.
+    /// `progress` hears of every step done and may stop.
     ///
-    /// Noise, order of draws and every number after it are those of diffusers' `StableDiffusionPipeline` with
-    /// `torch.Generator("cpu").manual_seed(seed)`.
+    /// Noise, order of draws and every number after it are those of diffusers' `StableDiffusionPipeline`, with a picture
+    /// to start from `StableDiffusionImg2ImgPipeline`, with `torch.Generator("cpu").manual_seed(seed)`.
     ///
     /// # Errors
     /// [`PipelineError`] if the request is out of range or does not fit what is loaded.
-    pub fn generate(
+    pub fn generate<'p>(
         &self,
         request: &GenerateRequest,
-        references: &[RgbImage],
+        pictures: impl Into<Pictures<'p>>,
         mut progress: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Generated, PipelineError> {
         request.check()?;
         let _no_grad = tch::no_grad_guard();
+        let pictures = pictures.into();
         let mut sampler = sampler(&self.scheduler, request)?;
-        let guidance = (request.guidance_scale > 1.0).then_some(request.guidance_scale);
-        let context = self.context(request, guidance.is_some())?;
-        let prompt = self.image_prompt(request, references, guidance.is_some())?;
-        let hook: &dyn CrossAttentionHook = prompt.as_ref().map_or(&NoHook, |prompt| prompt);
+        let denoiser = Denoiser::new(&self.unet, request, |num_images, is_guided| {
+            let context = self.context(request, num_images, is_guided)?;
+            let prompt = self.image_prompt(request, pictures.references, num_images, is_guided)?;
+            Ok(Conditions { context, prompt })
+        })?;
         let mut draws = Draws::seeded(request.seed);
-        let mut latents = self.initial_latents(request, &mut draws) * sampler.init_noise_sigma();
-        let timesteps = sampler.timesteps().to_vec();
+        let Start { mut latents, first } = self.start(request, pictures.init, sampler.as_ref(), &mut draws)?;
+        let timesteps = sampler.timesteps()[first..].to_vec();
         // Only samplers that draw again keep other requests from drawing until they are done.
-        let mut draws = (0..timesteps.len()).any(|index| sampler.draws_noise(index)).then_some(draws);
-        for (index, timestep) in timesteps.into_iter().enumerate() {
+        let mut draws = (first..first + timesteps.len()).any(|index| sampler.draws_noise(index)).then_some(draws);
+        let calls = Calls { num: timesteps.len(), num_steps: request.num_denoising_steps(), order: sampler.order() };
+        for (call, timestep) in timesteps.into_iter().enumerate() {
+            let index = first + call;
             let timestep = Tensor::from(timestep as f32);
             let scaled = sampler.scale_model_input(index, &latents);
-            let noise_pred = match guidance {
-                Some(scale) => {
-                    let doubled = Tensor::cat(&[&scaled, &scaled], 0); // [uncond; cond]
-                    guided(&self.unet.forward(&doubled, &timestep, &context, hook), scale)
-                }
-                None => self.unet.forward(&scaled, &timestep, &context, hook),
-            };
+            let noise_pred = denoiser.predict(call as f64 / calls.num as f64, &scaled, &timestep);
             let draws = draws.as_mut().filter(|_| sampler.draws_noise(index));
             let noise = draws.map(|draws| self.noise(draws, &latents.size()));
             latents = sampler.step(index, &noise_pred, &latents, noise.as_ref());
-            let Some(step) = steps_done(sampler.as_ref(), index, request.num_steps) else { continue };
+            let Some(step) = calls.steps_done(call) else { continue };
             if progress(step).is_break() {
                 return Err(PipelineError::Interrupted { step });
             }
@@ -292,37 +251,75 @@ impl Pipeline {
     }
 
     /// Text features, `[num_images or 2 · num_images, tokens, width]`, unconditional half first.
-    fn context(&self, request: &GenerateRequest, guided: bool) -> Result<Tensor, PipelineError> {
-        let prompts: &[&str] = match guided {
-            true => &[&request.negative_prompt, &request.prompt],
-            false => &[&request.prompt],
+    fn context(&self, request: &GenerateRequest, num_images: i64, is_guided: bool) -> Result<Tensor, PipelineError> {
+        self.check_clip_skip(request.clip_skip)?;
+        let features = |prompt: &str| {
+            let ids = self.tokenizer.encode(prompt)?;
+            Ok::<_, PipelineError>(self.text.forward(&ipa_clip::token_tensor(&[ids])))
         };
-        let ids: Vec<Vec<i64>> =
-            prompts.iter().map(|prompt| self.tokenizer.encode(prompt)).collect::<Result<_, _>>()?;
-        let embeds = self.text.forward(&ipa_clip::token_tensor(&ids)).last_hidden_state;
-        Ok(embeds.repeat_interleave_self_int(i64::from(request.num_images), 0, None))
+        let embeds = self.text.skipping(&features(&request.prompt)?, request.clip_skip);
+        let embeds = match is_guided {
+            // Parity: no layers are skipped for the negative prompt.
+            true => Tensor::cat(&[features(&request.negative_prompt)?.last_hidden_state, embeds], 0),
+            false => embeds,
+        };
+        Ok(embeds.repeat_interleave_self_int(num_images, 0, None))
+    }
+
+    fn check_clip_skip(&self, clip_skip: usize) -> Result<(), RequestError> {
+        match clip_skip <= self.text.config().num_hidden_layers as usize {
+            true => Ok(()),
+            false => Err(RequestError::Field {
+                field: "clip_skip",
+                value: clip_skip.to_string(),
+                allowed: "choose at most the number of layers of the model's text encoder; 0 skips none",
+            }),
+        }
     }
 
     fn image_prompt(
         &self,
         request: &GenerateRequest,
         references: &[RgbImage],
-        guided: bool,
+        num_images: i64,
+        is_guided: bool,
     ) -> Result<Option<ImagePrompt>, PipelineError> {
         if references.is_empty() {
             return Ok(None);
         }
         let (adapter, encoder) = self.adapter().ok_or(PipelineError::NoAdapter)?;
         let embeds = encoder.image_embeds(references).unsqueeze(0); // [1, images, embed_dim]
-        let embeds = embeds.repeat_interleave_self_int(i64::from(request.num_images), 0, None);
-        let prompt = match guided {
+        let embeds = embeds.repeat_interleave_self_int(num_images, 0, None);
+        let prompt = match is_guided {
             true => adapter.guided_prompt(&embeds, request.scale),
             false => adapter.prompt(&embeds, request.scale),
         };
         Ok(Some(prompt?))
     }
 
-    fn initial_latents(&self, request: &GenerateRequest, draws: &mut Draws) -> Tensor {
+    /// Pure noise, or a picture with as much noise as `strength` says.
+    fn start(
+        &self,
+        request: &GenerateRequest,
+        init: Option<&RgbImage>,
+        sampler: &dyn Sampler,
+        draws: &mut Draws,
+    ) -> Result<Start, PipelineError> {
+        let Some(picture) = init else {
+            let latents = self.initial_noise(request, draws) * sampler.init_noise_sigma();
+            return Ok(Start { latents, first: 0 });
+        };
+        let (device, kind) = self.options;
+        let pixels = init_pixels(picture, request, self.vae.config().downsampling() as u32)?;
+        let posterior = self.vae.encode(&pixels.to_device(device).to_kind(kind));
+        let latents = posterior.sample(&self.noise(draws, &posterior.mean.size())) * self.vae.config().scaling_factor;
+        let latents = latents.repeat([i64::from(request.num_images), 1, 1, 1]);
+        let noise = self.noise(draws, &latents.size());
+        let first = (request.num_steps - request.num_denoising_steps()) * sampler.order();
+        Ok(Start { latents: sampler.add_noise(first, &latents, &noise), first })
+    }
+
+    fn initial_noise(&self, request: &GenerateRequest, draws: &mut Draws) -> Tensor {
         let factor = self.vae.config().downsampling();
         let side = |side: Option<u32>| i64::from(side.unwrap_or_else(|| self.native_side())) / factor;
         let (height, width) = (side(request.height), side(request.width));

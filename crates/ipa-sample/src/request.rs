@@ -32,10 +32,24 @@ pub struct GenerateRequest {
     pub num_steps: usize,
     /// 1 is no guidance.
     pub guidance_scale: f64,
+    /// How far the deviation of guided predictions is brought back to that of unguided ones, 0 (not) to 1.
+    pub guidance_rescale: f64,
+    /// Share of the calls of the model after which guidance begins.
+    pub guidance_start: f64,
+    /// Share of the calls of the model after which guidance ends; what is not guided takes half the time.
+    pub guidance_end: f64,
+    /// Last layers of the text encoder to leave out for the prompt, counted as diffusers does: 0 none.
+    pub clip_skip: usize,
+    /// A picture to start from instead of pure noise.
+    pub init_image: Option<PathBuf>,
+    /// How much of `init_image` is drawn anew: 1 all of it; so large a share of the steps is made.
+    pub strength: f64,
     /// Seed of the noise, the same as diffusers' CPU generator.
     pub seed: u64,
     /// Pictures drawn from one seed in one batch.
     pub num_images: u32,
+    /// Pictures in a call of the model, for less memory; all at once without one.
+    pub batch_size: Option<u32>,
     /// Width in pixels, a multiple of 8; the model's own without one.
     pub width: Option<u32>,
     /// Height in pixels, a multiple of 8; the model's own without one.
@@ -53,8 +67,15 @@ impl Default for GenerateRequest {
             eta: 0.0,
             num_steps: 50,
             guidance_scale: 7.5,
+            guidance_rescale: 0.0,
+            guidance_start: 0.0,
+            guidance_end: 1.0,
+            clip_skip: 0,
+            init_image: None,
+            strength: 0.8,
             seed: 0,
             num_images: 1,
+            batch_size: None,
             width: None,
             height: None,
         }
@@ -103,7 +124,17 @@ impl GenerateRequest {
             .map_err(|error| RequestError::Parse { path: path.into(), reason: error.to_string() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         request.images = request.images.iter().map(|image| folder.join(image)).collect();
+        request.init_image = request.init_image.map(|image| folder.join(image));
         Ok(request)
+    }
+
+    /// Steps that are made: all of `num_steps` from pure noise, from a picture the share `strength`.
+    pub fn num_denoising_steps(&self) -> usize {
+        match self.init_image {
+            // Parity: rounded down.
+            Some(_) => ((self.num_steps as f64 * self.strength) as usize).min(self.num_steps),
+            None => self.num_steps,
+        }
     }
 
     /// The sampler that is asked for by name.
@@ -138,6 +169,16 @@ impl GenerateRequest {
         if !(0.0..=100.0).contains(&self.guidance_scale) {
             return refuse("guidance_scale", &self.guidance_scale, "choose 0 to 100; 1 is no guidance, 7.5 is usual");
         }
+        for (field, share) in [
+            ("guidance_rescale", self.guidance_rescale),
+            ("guidance_start", self.guidance_start),
+            ("guidance_end", self.guidance_end),
+            ("strength", self.strength),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return refuse(field, &share, "choose 0 to 1");
+            }
+        }
         self.sampler()?;
         if !(0.0..=1.0).contains(&self.eta) {
             return refuse("eta", &self.eta, "choose 0 to 1; 0 is deterministic and usual");
@@ -147,6 +188,12 @@ impl GenerateRequest {
         }
         if !(1..=MAX_IMAGES).contains(&self.num_images) {
             return refuse("num_images", &self.num_images, "choose 1 to 1000");
+        }
+        if self.batch_size == Some(0) {
+            return refuse("batch_size", &0, "choose at least 1");
+        }
+        if self.num_denoising_steps() == 0 {
+            return refuse("strength", &self.strength, "choose more, or more steps: it leaves none of them");
         }
         if self.seed > i64::MAX as u64 {
             return refuse("seed", &self.seed, "choose a number below 2^63");
@@ -166,6 +213,13 @@ mod tests {
         assert!(refused(GenerateRequest { width: Some(100), ..Default::default() }).contains("`width` is 100"));
         assert!(refused(GenerateRequest { scale: f64::NAN, ..Default::default() }).contains("`scale`"));
         assert!(refused(GenerateRequest { num_steps: 0, ..Default::default() }).contains("`num_steps`"));
+        let init_image = Some(PathBuf::from("a.png"));
+        let refused_start =
+            |strength| refused(GenerateRequest { init_image: init_image.clone(), strength, ..Default::default() });
+        assert!(refused_start(0.01).contains("`strength` is 0.01"));
+        assert!(refused_start(1.5).contains("`strength` is 1.5"));
+        assert!(refused(GenerateRequest { guidance_end: f64::NAN, ..Default::default() }).contains("`guidance_end`"));
+        assert!(refused(GenerateRequest { batch_size: Some(0), ..Default::default() }).contains("`batch_size`"));
         assert!(refused(GenerateRequest { eta: 1.5, ..Default::default() }).contains("`eta`"));
         let unknown = refused(GenerateRequest { scheduler: Some("k-lms".into()), ..Default::default() });
         assert!(unknown.contains("k-lms") && unknown.contains(SamplerKind::NAMES), "{unknown}");

@@ -66,17 +66,29 @@ pub trait Sampler: Debug {
     fn add_noise(&self, index: usize, latents: &Tensor, noise: &Tensor) -> Tensor;
 }
 
-/// How many of the request's steps are done after the call at `index`; none if the call was only a part of one.
-///
-/// As diffusers' progress bar counts: calls beyond `order` a step belong to the first.
-pub(crate) fn steps_done(sampler: &dyn Sampler, index: usize, num_steps: usize) -> Option<usize> {
-    let (calls, order) = (sampler.timesteps().len(), sampler.order());
-    if index + 1 == calls {
-        return Some(num_steps);
+/// The calls of the model that a request makes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Calls {
+    pub(crate) num: usize,
+    /// Steps of the request that they make.
+    pub(crate) num_steps: usize,
+    /// Calls a step.
+    pub(crate) order: usize,
+}
+
+impl Calls {
+    /// How many steps are done after a call, counted from 0; none if it was only a part of one.
+    ///
+    /// As diffusers' progress bar counts: calls beyond `order` a step belong to the first.
+    pub(crate) fn steps_done(self, call: usize) -> Option<usize> {
+        let Self { num, num_steps, order } = self;
+        if call + 1 == num {
+            return Some(num_steps);
+        }
+        let extra = num.saturating_sub(num_steps * order);
+        let done = (call + 1).checked_sub(extra)?;
+        (done > 0 && done % order == 0).then_some(done / order)
     }
-    let extra = calls.saturating_sub(num_steps * order);
-    let done = (index + 1).checked_sub(extra)?;
-    (done > 0 && done % order == 0).then_some(done / order)
 }
 
 impl SchedulerFile {
