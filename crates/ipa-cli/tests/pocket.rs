@@ -43,6 +43,14 @@ mod with_the_model {
     }
 
     #[test]
+    fn the_bundled_model_has_at_most_24_megabytes() {
+        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/pocket");
+        let files = entries_below(&assets).into_iter().map(|name| assets.join(name)).filter(|path| path.is_file());
+        let bytes: u64 = files.map(|path| fs::metadata(path).unwrap().len()).sum();
+        assert!((10_000_000..=24_000_000).contains(&bytes), "{bytes} bytes");
+    }
+
+    #[test]
     fn the_bundled_model_draws_from_text_and_from_an_image() {
         let (cache, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let [red, star] = ["red.png", "star.png"].map(|name| folder.path().join(name));
@@ -97,7 +105,7 @@ mod with_the_model {
         let keys = ["adapter", "checks", "comparison", "losses", "machine", "mapping", "seconds", "settings"];
         assert!(report.as_object().unwrap().keys().eq(keys), "{report:#}");
         assert_eq!([report["losses"].as_array().unwrap().len(), report["checks"].as_array().unwrap().len()], [5, 3]);
-        let measures = ["clip_i", "subject_colors"].map(|name| &report["comparison"][name]["per_reference"]);
+        let measures = ["clip_i", "subject_color"].map(|name| &report["comparison"][name]["per_reference"]);
         assert_eq!(measures.map(|values| values.as_array().unwrap().len()), [3, 3]);
         assert!(report["seconds"]["total"].as_f64().unwrap() > 0.0);
     }

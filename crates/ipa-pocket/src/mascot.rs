@@ -1,6 +1,7 @@
 //! The pip: a subject that the base model has never seen, to be learned from five pictures.
 //!
-//! A round teal body with magenta ears and belly: neither its outline nor the hues of its colours occur in the rest of the world.
+//! Round, teal, with two ears and three white spots: neither its outline nor the hue of its colour occurs in the rest of the
+//! world.
 
 use std::ops::Range;
 
@@ -9,17 +10,12 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::caption::{background_phrase, noun_phrase};
-use crate::palette::{Background, INK, PAPER, Rgb, float};
+use crate::palette::{Background, PAPER, Rgb, float};
 use crate::render::{Canvas, Frame, Polygon, ellipse};
 use crate::scene::{Object, Place, Size, Style, draw_center, draw_companions, pick, rng_at};
 
-/// The body's colour.
+/// Its colour, whose hue nothing else in the world has.
 pub const TEAL: Rgb = [0, 168, 166];
-/// The colour of ears and belly.
-pub const MAGENTA: Rgb = [214, 0, 140];
-
-/// The hues in degrees that count as the body's and as that of ears and belly; nothing else in the world has them.
-pub(crate) const HUES: [Range<f32>; 2] = [163.0..197.0, 300.0..342.0];
 
 const SEED: u64 = 0x0070_6970;
 const PURPOSE: u64 = 4;
@@ -93,43 +89,36 @@ pub fn caption(scene: &MascotScene) -> String {
     }
 }
 
-/// How much of the pip's two colours a picture shows, in `[0, 1]`: 0 if either is missing.
-///
-/// The geometric mean of the two shares of the picture, each counted against (and cut off at) what a small pip has.
+/// How much of the pip's colour a picture shows, in `[0, 1]`: its share of the picture, counted against (and cut off at)
+/// what a small pip has.
 pub fn color_presence(picture: &RgbImage) -> f64 {
     let num_pixels = f64::from(picture.width()) * f64::from(picture.height());
-    let share = |is_wanted: fn(f32, f32, f32) -> bool| {
-        let count = picture.pixels().filter(|pixel| {
-            let (hue, saturation, value) = hsv(pixel.0);
-            is_wanted(hue, saturation, value)
-        });
-        count.count() as f64 / num_pixels
+    let is_teal = |picture: &&image::Rgb<u8>| {
+        let (hue, saturation, value) = hsv(picture.0);
+        JUDGED_HUES.contains(&hue) && saturation > 0.6 && value > 0.35
     };
-    let teal = share(|hue, saturation, value| HUES[0].contains(&hue) && saturation > 0.6 && value > 0.35);
-    let magenta = share(|hue, saturation, value| HUES[1].contains(&hue) && saturation > 0.68 && value > 0.4);
-    let of_small_pip = |share: f64, full: f64| (share / full).min(1.0);
-    (of_small_pip(teal, SMALL_TEAL) * of_small_pip(magenta, SMALL_MAGENTA)).sqrt()
+    let share = picture.pixels().filter(is_teal).count() as f64 / num_pixels;
+    (share / SMALL_SHARE).min(1.0)
 }
 
-/// Whether a picture shows at least half of what a small pip has of its colours.
-pub fn has_subject_colors(picture: &RgbImage) -> bool {
+/// Whether a picture shows at least half of what a small pip has of its colour.
+pub fn has_subject_color(picture: &RgbImage) -> bool {
     color_presence(picture) >= 0.5
 }
 
-const SMALL_TEAL: f64 = 0.05;
-const SMALL_MAGENTA: f64 = 0.025;
+const SMALL_SHARE: f64 = 0.06;
+/// Narrower than the reserved range, at whose borders the world's colours begin and shade into it along contours.
+const JUDGED_HUES: Range<f32> = 168.0..192.0;
 
 /// The pip from back to front.
-fn parts() -> [(Polygon, Rgb); 8] {
+fn parts() -> [(Polygon, Rgb); 6] {
     [
-        (ellipse(-0.56, -0.62, 0.34, 0.34), MAGENTA),
-        (ellipse(0.56, -0.62, 0.34, 0.34), MAGENTA),
-        (ellipse(0.0, 0.14, 0.84, 0.82), TEAL),
-        (ellipse(0.0, 0.48, 0.48, 0.4), MAGENTA),
-        (ellipse(-0.3, -0.2, 0.2, 0.22), PAPER),
-        (ellipse(0.3, -0.2, 0.2, 0.22), PAPER),
-        (ellipse(-0.27, -0.18, 0.1, 0.12), INK),
-        (ellipse(0.27, -0.18, 0.1, 0.12), INK),
+        (ellipse(-0.54, -0.62, 0.3, 0.3), TEAL),
+        (ellipse(0.54, -0.62, 0.3, 0.3), TEAL),
+        (ellipse(0.0, 0.1, 0.86, 0.84), TEAL),
+        (ellipse(-0.34, -0.14, 0.2, 0.2), PAPER),
+        (ellipse(0.34, -0.14, 0.2, 0.2), PAPER),
+        (ellipse(0.0, 0.46, 0.2, 0.2), PAPER),
     ]
 }
 

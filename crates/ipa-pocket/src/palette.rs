@@ -2,6 +2,8 @@
 //!
 //! Object colours are saturated, backgrounds are pale, so that a few pixels are enough to tell which is which.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 /// An 8-bit sRGB colour.
@@ -11,6 +13,10 @@ pub type Rgb = [u8; 3];
 pub const INK: Rgb = [22, 20, 26];
 /// The second tone of striped and dotted fills.
 pub const PAPER: Rgb = [255, 255, 255];
+
+/// Hues in degrees that no scene of the world has, kept for subjects that a model must not know: the mascot's teal, and
+/// magenta.
+pub(crate) const RESERVED_HUES: [Range<f32>; 2] = [163.0..197.0, 300.0..342.0];
 
 /// The colour of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::attributes::{Fill, Place, Shape, Size, Style};
 pub use crate::palette::{Background, Color};
-use crate::palette::{Rgb, from_hsv};
+use crate::palette::{RESERVED_HUES, Rgb, from_hsv};
 
 /// One thing in a picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,7 +104,7 @@ impl Scene {
         Self { background, style, objects }
     }
 
-    /// The scene at `index` with objects of any colour, the mascot's two as likely as others, and small ones thrown over
+    /// The scene at `index` with objects of any colour, of reserved hues too, and small ones thrown over
     /// the main one: for what should know all colours side by side, as an autoencoder should. It has no main object.
     pub fn jumbled_at(seed: u64, index: u64) -> Self {
         let mut scene = Self::draw_at(seed, index, Split::Train);
@@ -196,14 +196,14 @@ fn draw_main(rng: &mut ChaCha8Rng, split: Split) -> Object {
     Object { shape, size, color, tint: None, fill: draw_fill(rng, shape), x, y }
 }
 
-/// Any hue but the mascot's two.
+/// Any hue but the reserved ones.
 ///
 /// Without tints a model knows eight colours and none between; with them it can learn a ninth from five pictures.
 fn draw_tint(rng: &mut ChaCha8Rng) -> Rgb {
     loop {
         let hue = rng.random_range(0.0..360.0_f32);
         let tint = from_hsv(hue, rng.random_range(0.65..1.0), rng.random_range(0.5..1.0));
-        if !crate::mascot::HUES.iter().any(|hues| hues.contains(&hue)) {
+        if !RESERVED_HUES.iter().any(|hues| hues.contains(&hue)) {
             return tint;
         }
     }

@@ -77,14 +77,14 @@ pub(crate) struct Comparison {
     pub(crate) num_pictures: u32,
     /// Cosine of picture and reference.
     pub(crate) clip_i: Measure,
-    /// Share of pictures in which the pixel judge finds the subject's colours.
-    pub(crate) subject_colors: Measure,
+    /// Share of pictures in which the pixel judge finds the subject's colour.
+    pub(crate) subject_color: Measure,
 }
 
 impl Comparison {
     /// One sentence a measure.
     pub(crate) fn sentences(&self) -> [String; 2] {
-        [self.clip_i.sentence("CLIP-I"), self.subject_colors.sentence("subject's colours found")]
+        [self.clip_i.sentence("CLIP-I"), self.subject_color.sentence("subject's colour found")]
     }
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn compare(
         num_references: subject.references.len(),
         num_pictures: args.extent().num_pictures,
         clip_i: Measure::new(&before.0, &after.0)?,
-        subject_colors: Measure::new(&before.1, &after.1)?,
+        subject_color: Measure::new(&before.1, &after.1)?,
     })
 }
 
@@ -136,7 +136,7 @@ fn score(clip: &ClipModel, subject: &Subject, drawn: &[Vec<RgbImage>]) -> Result
     let score_one = |(reference, pictures): (&RgbImage, &Vec<RgbImage>)| {
         let references = vec![reference.clone(); pictures.len()];
         let cosines = scores::image_cosines(clip, pictures, &references)?;
-        let found = pictures.iter().filter(|picture| mascot::has_subject_colors(picture)).count();
+        let found = pictures.iter().filter(|picture| mascot::has_subject_color(picture)).count();
         let num = pictures.len() as f64;
         Ok((cosines.iter().sum::<f64>() / num, found as f64 / num))
     };

@@ -77,7 +77,7 @@ fn measures(page: &mut Report, report: &DemoReport) {
     };
     page.table(
         &["measure", "before", "after", "difference"],
-        &[row("CLIP-I", &comparison.clip_i), row("Subject's colours found", &comparison.subject_colors)],
+        &[row("CLIP-I", &comparison.clip_i), row("Subject's colour found", &comparison.subject_color)],
     );
 }
 
@@ -167,7 +167,7 @@ mod tests {
                 num_references: 20,
                 num_pictures: 3,
                 clip_i: measure([0.2, 0.1, 0.3]),
-                subject_colors: measure([0.01, -0.1, 0.1]),
+                subject_color: measure([0.01, -0.1, 0.1]),
             },
             checks: vec![CheckReport { case: name, prompt, score }],
             mapping: ipa_metrics::MAPPING,
