@@ -118,6 +118,9 @@ pub fn score(
     Ok(Scored { scores, sheet: sheet(&[&references, &image, &text], recipe.size) })
 }
 
+/// Seed, scene, and the scene as a picture.
+type Numbered<'a> = (u64, &'a Scene, &'a RgbImage);
+
 fn draw_all(
     pipelines: &mut [Pipeline],
     scenes: &[Scene],
@@ -126,12 +129,13 @@ fn draw_all(
 ) -> Result<Vec<Drawn>, PipelineError> {
     let _threads = ThreadLimit::shared_by(pipelines.len() as i32);
     let (share, done) = (scenes.len().div_ceil(pipelines.len()).max(1), AtomicU64::new(0));
-    let numbered: Vec<(u64, (&Scene, &RgbImage))> = (0..).zip(scenes.iter().zip(references)).collect();
+    let pairs = scenes.iter().zip(references);
+    let numbered: Vec<Numbered> = (0..).zip(pairs).map(|(seed, (scene, reference))| (seed, scene, reference)).collect();
     let (done, progress) = (&done, &progress);
     thread::scope(|scope| {
         // A pipeline may move to another thread, but not be seen by two.
-        let draw_share = |(pipeline, scenes): (&mut Pipeline, &[(u64, (&Scene, &RgbImage))])| {
-            let draw_next = |&(seed, (scene, reference)): &(u64, (&Scene, &RgbImage))| {
+        let draw_share = |(pipeline, scenes): (&mut Pipeline, &[Numbered])| {
+            let draw_next = |&(seed, scene, reference): &Numbered| {
                 let drawn = draw(pipeline, seed, scene, reference);
                 progress(1 + done.fetch_add(1, Ordering::Relaxed));
                 drawn
