@@ -20,7 +20,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Generate(generate::GenerateArgs),
+    Generate(Box<generate::GenerateArgs>),
     Train(train::TrainArgs),
     Check(check::CheckArgs),
     Demo(demo::DemoArgs),
@@ -33,7 +33,7 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn run(self) -> Result<()> {
         match self {
-            Self::Generate(args) => generate::run(args),
+            Self::Generate(args) => generate::run(*args),
             Self::Train(args) => train::run(&args),
             Self::Check(args) => check::run(&args),
             Self::Demo(args) => demo::run(&args),
