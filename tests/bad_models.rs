@@ -133,6 +133,9 @@ fn a_request_is_checked_without_weights() {
     assert!(matches!(check(None, 50), Err(PipelineError::Sampler { name }) if name == "DEISMultistepScheduler"));
     assert!(matches!(check(Some("dpm"), 50), Err(PipelineError::Request(_))));
     assert!(matches!(check(Some("ddim"), 0), Err(PipelineError::Request(_))));
+    let skipping = |clip_skip| GenerateRequest { clip_skip, scheduler: Some("ddim".into()), ..Default::default() };
+    assert!(Pipeline::check(model.path(), &skipping(2)).is_ok());
+    assert!(Pipeline::check(model.path(), &skipping(3)).unwrap_err().to_string().contains("`clip_skip` is 3"));
     let model = model_with(SCHEDULER, "num_train_timesteps", json!(10));
     let request = GenerateRequest { num_steps: 11, ..Default::default() };
     assert!(matches!(Pipeline::check(model.path(), &request), Err(PipelineError::Request(_))));

@@ -218,6 +218,10 @@ fn a_picture_to_start_from_leaves_fewer_steps() {
     let pictures = Pictures { references: &[], init: init.as_ref() };
     pipelines.plain.generate(&case.request, pictures, listen).unwrap();
     assert_eq!((steps, case.request.num_steps), (vec![1, 2, 3], 10));
+    for (request, pictures) in [(&case.request, Pictures::default()), (&GenerateRequest::default(), pictures)] {
+        let error = pipelines.plain.generate(request, pictures, |_| GO).unwrap_err().to_string();
+        assert!(error.contains("`init_image`"), "{error}");
+    }
 }
 
 #[test]

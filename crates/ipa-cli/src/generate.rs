@@ -142,6 +142,11 @@ impl RequestArgs {
         set(&mut request.seed, self.seed);
         set(&mut request.num_images, self.num_images);
         request.check()?;
+        if self.strength.is_some() && request.init_image.is_none() {
+            return Err(usage(
+                "`--strength` is of use with a picture to start from only: name one with `--init-image`",
+            ));
+        }
         if is_empty {
             return Err(usage("nothing to draw: say it with `--prompt`, or show it with `--image`"));
         }

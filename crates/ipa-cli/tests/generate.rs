@@ -180,6 +180,20 @@ fn a_flag_takes_several_images_and_may_be_repeated() {
 }
 
 #[test]
+fn a_picture_to_start_from_gives_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let (output, wide) = (folder.path().join("out.png"), fixture("pictures/wide.png"));
+    let draw = Ipa::on("generate", &tiny_sd("")).with("--steps", "4").with("--output", &output);
+    let draw = draw.with("--init-image", &wide).with("--strength", "0.5");
+    draw.clone().run().done();
+    assert_eq!(open(&output).dimensions(), (88, 56)); // of 90 x 60
+    let request = request_of(&output).unwrap();
+    assert_eq!([&request["init_image"], &request["strength"]], [&json!(wide), &json!(0.5)]);
+    draw.with("--width", "64").with("--height", "72").run().done();
+    assert_eq!(open(&output).dimensions(), (64, 72));
+}
+
+#[test]
 fn values_out_of_range_and_unknown_names_are_wrong_arguments() {
     let folder = tempfile::tempdir().unwrap();
     for (flag, value, words) in [
@@ -188,6 +202,10 @@ fn values_out_of_range_and_unknown_names_are_wrong_arguments() {
         ("--steps", "0", ["steps", "1 to 1000"]),
         ("--num-images", "0", ["num_images", "1 to 1000"]),
         ("--scale", "nan", ["scale", "NaN"]),
+        ("--guidance-end", "1.5", ["--guidance-end", "0 to 1"]),
+        ("--clip-skip", "9", ["--clip-skip", "text encoder"]),
+        ("--batch-size", "0", ["--batch-size", "at least 1"]),
+        ("--eta", "2", ["--eta", "0 to 1"]),
         ("--scheduler", "dpm", ["--scheduler", "ddim"]),
         ("--device", "gpu", ["`gpu`", "cuda:N"]),
         ("--dtype", "f8", ["`f8`", "bf16"]),
@@ -212,6 +230,7 @@ fn arguments_that_do_not_go_together_are_refused_with_what_is_missing() {
         (text.clone().with("--output", folder.path()), ["--output", "folder"]),
         (text.clone().with("--output", folder.path().join("out.jpg")), ["--output", "png"]),
         (text.clone().with("--num-images", "2"), ["--output", "need a folder"]),
+        (text.clone().with("--strength", "0.5"), ["--strength", "--init-image"]),
         (text.with("--save-latents", &output), ["--save-latents", "the same file"]),
     ] {
         command.run().refused(2, &words);

@@ -12,7 +12,7 @@ use crate::{GenerateRequest, MAX_SIDE, RequestError};
 pub struct Pictures<'a> {
     /// `images`: the image prompt.
     pub references: &'a [RgbImage],
-    /// `init_image`: what to start from.
+    /// `init_image`: what to start from; there if the request names it, and only then.
     pub init: Option<&'a RgbImage>,
 }
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use ipa_adapter::{AdapterError, ImagePrompt, IpAdapter};
-use ipa_clip::{ClipTokenizer, PreprocessError, TextTower, TokenizerError};
+use ipa_clip::{ClipTokenizer, PreprocessError, TextConfig, TextTower, TokenizerError};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor};
-use ipa_core::{WeightsError, picture};
+use ipa_core::{WeightsError, picture, read_config};
 use ipa_formats::{FormatError, ModelFolder};
 use ipa_unet::Unet;
 use ipa_vae::Vae;
@@ -139,6 +139,7 @@ impl Pipeline {
         request.check()?;
         let folder = ModelFolder::open(folder)?;
         sampler(&SchedulerFile::open(&folder.require("scheduler")?)?, request)?;
+        check_clip_skip(request, &read_config(&folder.require("text_encoder")?)?)?;
         check_parts(&folder)
     }
 
@@ -252,7 +253,7 @@ impl Pipeline {
 
     /// Text features, `[num_images or 2 · num_images, tokens, width]`, unconditional half first.
     fn context(&self, request: &GenerateRequest, num_images: i64, is_guided: bool) -> Result<Tensor, PipelineError> {
-        self.check_clip_skip(request.clip_skip)?;
+        check_clip_skip(request, self.text.config())?;
         let features = |prompt: &str| {
             let ids = self.tokenizer.encode(prompt)?;
             Ok::<_, PipelineError>(self.text.forward(&ipa_clip::token_tensor(&[ids])))
@@ -264,17 +265,6 @@ impl Pipeline {
             false => embeds,
         };
         Ok(embeds.repeat_interleave_self_int(num_images, 0, None))
-    }
-
-    fn check_clip_skip(&self, clip_skip: usize) -> Result<(), RequestError> {
-        match clip_skip <= self.text.config().num_hidden_layers as usize {
-            true => Ok(()),
-            false => Err(RequestError::Field {
-                field: "clip_skip",
-                value: clip_skip.to_string(),
-                allowed: "choose at most the number of layers of the model's text encoder; 0 skips none",
-            }),
-        }
     }
 
     fn image_prompt(
@@ -305,9 +295,17 @@ impl Pipeline {
         sampler: &dyn Sampler,
         draws: &mut Draws,
     ) -> Result<Start, PipelineError> {
-        let Some(picture) = init else {
-            let latents = self.initial_noise(request, draws) * sampler.init_noise_sigma();
-            return Ok(Start { latents, first: 0 });
+        let picture = match (init, &request.init_image) {
+            (Some(picture), Some(_)) => picture,
+            (None, None) => {
+                let latents = self.initial_noise(request, draws) * sampler.init_noise_sigma();
+                return Ok(Start { latents, first: 0 });
+            }
+            (picture, file) => {
+                let value = format!("{file:?} with {} picture loaded", if picture.is_some() { "a" } else { "no" });
+                let allowed = "name a file in the request and hand over its picture, or neither";
+                return Err(RequestError::Field { field: "init_image", value, allowed }.into());
+            }
         };
         let (device, kind) = self.options;
         let pixels = init_pixels(picture, request, self.vae.config().downsampling() as u32)?;
@@ -341,6 +339,17 @@ fn sampler(file: &SchedulerFile, request: &GenerateRequest) -> Result<Box<dyn Sa
         None => file.kind()?,
     };
     file.sampler(kind, request.num_steps, request.eta)
+}
+
+fn check_clip_skip(request: &GenerateRequest, text: &TextConfig) -> Result<(), RequestError> {
+    match request.clip_skip <= text.num_hidden_layers as usize {
+        true => Ok(()),
+        false => Err(RequestError::Field {
+            field: "clip_skip",
+            value: request.clip_skip.to_string(),
+            allowed: "choose at most the number of layers of the model's text encoder; 0 skips none",
+        }),
+    }
 }
 
 fn finite(tensor: Tensor) -> Result<Tensor, PipelineError> {
