@@ -28,7 +28,8 @@ struct Args {
     /// A few steps of everything, to see that it works
     #[arg(long)]
     short: bool,
-    /// A finished model, such as assets/pocket, that UNet and adapter begin with instead of nothing
+    /// A finished model, such as assets/pocket, that vae, unet and adapter begin with instead of nothing; without named
+    /// stages, these and the scores
     #[arg(long, value_name = "DIR", conflicts_with = "short")]
     from: Option<PathBuf>,
     /// Folder for the states of the stages and the model [default: ipa/pocket in the user's cache folder]
@@ -69,10 +70,15 @@ fn run(args: Args) -> Result<()> {
         None if args.short => Recipe::short(),
         None => Recipe::full(),
     };
-    let folder = args.folder.map_or_else(|| default_folder(args.short), Ok)?;
+    let default_folder = || default_folder(args.short, args.from.is_some());
+    let folder = args.folder.map_or_else(default_folder, Ok)?;
     let workshop = Workshop { folder, recipe, from: args.from };
     workshop.adopt()?;
-    let stages = if args.stages.is_empty() { StageName::value_variants().to_vec() } else { args.stages };
+    let stages = match (args.stages.is_empty(), &workshop.from) {
+        (false, _) => args.stages,
+        (true, None) => StageName::value_variants().to_vec(),
+        (true, Some(_)) => vec![StageName::Vae, StageName::Unet, StageName::Adapter, StageName::Scores],
+    };
     stages.into_iter().try_for_each(|stage| match stage {
         StageName::Vae => workshop.vae(),
         StageName::Clip => workshop.clip(),
@@ -83,8 +89,12 @@ fn run(args: Args) -> Result<()> {
     })
 }
 
-/// A short model is not continued by a full one.
-fn default_folder(short: bool) -> Result<PathBuf> {
+/// A short model is not continued by a full one, nor a model from nothing by one from another's weights.
+fn default_folder(short: bool, continued: bool) -> Result<PathBuf> {
     let cache = dirs::cache_dir().context("this user has no cache folder: name one with --folder")?;
-    Ok(cache.join(if short { "ipa/pocket-short" } else { "ipa/pocket" }))
+    Ok(cache.join(match (short, continued) {
+        (true, _) => "ipa/pocket-short",
+        (_, true) => "ipa/pocket-continued",
+        _ => "ipa/pocket",
+    }))
 }

@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use ipa_clip::{ClipModel, ClipTokenizer, TextTower};
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::write_atomically;
@@ -22,7 +22,7 @@ const MAX_PIPELINES: usize = 8;
 pub(crate) struct Workshop {
     pub(crate) folder: PathBuf,
     pub(crate) recipe: Recipe,
-    /// A finished model that UNet and adapter begin with.
+    /// A finished model that autoencoder, UNet and adapter begin with.
     pub(crate) from: Option<PathBuf>,
 }
 
@@ -43,7 +43,11 @@ impl Workshop {
     /// Takes over the finished model to begin with, if there is one and it was not taken over before.
     pub(crate) fn adopt(&self) -> Result<()> {
         match &self.from {
-            Some(from) if !self.model().exists() => copy_folder(from, &self.model()),
+            Some(from) if !self.model().exists() => {
+                let unfinished = self.folder.join("model-unfinished"); // an interrupted copy is begun again
+                copy_folder(from, &unfinished)?;
+                Ok(std::fs::rename(unfinished, self.model())?)
+            }
             _ => Ok(()),
         }
     }
@@ -76,6 +80,9 @@ impl Workshop {
     }
 
     pub(crate) fn clip(&self) -> Result<()> {
+        if self.from.is_some() {
+            bail!("new CLIP towers would not fit the finished model's UNet and adapter: leave `clip` out, or `--from`");
+        }
         let tokenizer = self.tokenizer()?;
         let towers = clip::train(&self.stage("clip")?, &self.recipe, &tokenizer, 4, progress("clip"))?;
         export::encoders(&self.model(), &towers)?;

@@ -19,7 +19,7 @@ Chores of this workspace. Each sets up what it needs first.
 cargo xtask libtorch [--cuda]   find or get libtorch and link it from this checkout; --cuda: with its CUDA parts
 cargo xtask demo [ARGS]         the main job on the bundled model: train, check, generate, report (ipa demo ARGS)
 cargo xtask test [ARGS]         every test of the workspace (cargo test --release --workspace ARGS)
-cargo xtask pocket [ARGS]       train the pocket model from nothing, or go on where it stopped; --help lists ARGS
+cargo xtask pocket [ARGS]       train the pocket model from nothing or another's weights, or go on; --help lists ARGS
 cargo xtask parity [ARGS]       compare full-size models with the Python references
 cargo xtask fixtures            rebuild tests/fixtures from the Python references
 

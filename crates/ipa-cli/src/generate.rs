@@ -25,7 +25,7 @@ use target::Target;
 #[command(after_help = "Examples:\n  \
     ipa generate --model pocket --prompt \"a red circle\" --output red.png\n  \
     ipa generate --model pocket --image red.png --prompt \"a star\" --scale 0.6 --num-images 4 --output stars\n  \
-    ipa generate --model pocket --init-image red.png --prompt \"a blue circle\" --strength 0.6 --output blue.png")]
+    ipa generate --model pocket --init-image red.png --prompt \"a blue circle\" --strength 0.8 --output blue.png")]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -76,7 +76,7 @@ struct RequestArgs {
     /// Share of the steps after which guidance begins, 0 to 1 [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     guidance_start: Option<f64>,
-    /// Share of the steps after which guidance ends; the rest takes half the time [default: 1]
+    /// Share of the steps after which guidance ends, at least --guidance-start; the rest takes half the time [default: 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     guidance_end: Option<f64>,
     /// Last layers of the text encoder to leave out for the prompt, counted as diffusers does [default: 0]
@@ -103,10 +103,10 @@ struct RequestArgs {
     /// Pictures in a call of the model, for less memory [default: all]
     #[arg(long, value_name = "N")]
     batch_size: Option<u32>,
-    /// Width, a multiple of 8 [default: the model's own]
+    /// Width, a multiple of 8 [default: the model's own, or in the proportions of --init-image]
     #[arg(long, value_name = "PX")]
     width: Option<u32>,
-    /// Height, a multiple of 8 [default: the model's own]
+    /// Height, a multiple of 8 [default: the model's own, or in the proportions of --init-image]
     #[arg(long, value_name = "PX")]
     height: Option<u32>,
 }
@@ -148,7 +148,7 @@ impl RequestArgs {
             ));
         }
         if is_empty {
-            return Err(usage("nothing to draw: say it with `--prompt`, or show it with `--image`"));
+            return Err(usage("nothing to draw: say it with `--prompt`, or show it with `--image` or `--init-image`"));
         }
         Ok(request)
     }
@@ -212,7 +212,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
     write(&generated, &request, &target, args.save_latents.as_deref())?;
     for (index, picture) in generated.pictures.iter().enumerate() {
         let ((width, height), file) = (picture.dimensions(), &target.file(index));
-        let GenerateRequest { seed, num_steps, .. } = request;
+        let (seed, num_steps) = (request.seed, request.num_denoising_steps());
         if args.json {
             output::json_line(&Written { file, index, seed, width, height, num_steps, seconds })?;
         } else {

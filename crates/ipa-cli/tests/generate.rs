@@ -189,6 +189,8 @@ fn a_picture_to_start_from_gives_its_size() {
     assert_eq!(open(&output).dimensions(), (88, 56)); // of 90 x 60
     let request = request_of(&output).unwrap();
     assert_eq!([&request["init_image"], &request["strength"]], [&json!(wide), &json!(0.5)]);
+    draw.clone().with("--width", "64").run().done();
+    assert_eq!(open(&output).dimensions(), (64, 40));
     draw.with("--width", "64").with("--height", "72").run().done();
     assert_eq!(open(&output).dimensions(), (64, 72));
 }

@@ -40,7 +40,10 @@ const MAX_PARTS: usize = 1024;
 pub fn weights_file(component: &Path) -> Result<PathBuf, FormatError> {
     fs::read_dir(component).map_err(|source| FormatError::Read { path: component.to_owned(), source })?;
     let found = NAMES.iter().map(|name| component.join(name)).find(|path| path.is_file());
-    found.ok_or_else(|| FormatError::NoWeights { path: component.to_owned(), names: NAMES[..2].join(", ") })
+    found.ok_or_else(|| FormatError::NoWeights {
+        path: component.to_owned(),
+        names: format!("{}, their .bin and .fp16 forms and indices of parts", NAMES[..2].join(", ")),
+    })
 }
 
 /// Named tensors in a file, or in the files that an index lists; memory-mapped.

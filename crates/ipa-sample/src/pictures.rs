@@ -34,16 +34,21 @@ impl<'a, const N: usize> From<&'a [RgbImage; N]> for Pictures<'a> {
     }
 }
 
-/// A picture to start from as the VAE sees it, `[1, 3, height, width]`: at the request's size, or its own cut down to
-/// multiples of `factor`.
+/// A picture to start from as the VAE sees it, `[1, 3, height, width]`: at the request's size, a side that it leaves out
+/// in proportion, or at its own; down to multiples of 8, or of the VAE's `factor` if that is more.
 ///
 /// # Errors
 /// [`RequestError::Field`] if its own size is none that can be drawn.
 pub(crate) fn init_pixels(picture: &RgbImage, request: &GenerateRequest, factor: u32) -> Result<Tensor, RequestError> {
-    let (width, height) = picture.dimensions();
-    let side = |asked: Option<u32>, own: u32| asked.unwrap_or(own / factor * factor);
-    let (width, height) = (side(request.width, width), side(request.height, height));
-    if [width, height].into_iter().any(|side| !(factor..=MAX_SIDE).contains(&side)) {
+    let unit = factor.max(8);
+    let (width, height) = (u64::from(picture.width()), u64::from(picture.height()));
+    let down = |side: u64| u32::try_from(side).unwrap_or(u32::MAX) / unit * unit;
+    let (width, height) = match (request.width, request.height) {
+        (Some(wanted), None) => (wanted, down(height * u64::from(wanted) / width.max(1))),
+        (None, Some(wanted)) => (down(width * u64::from(wanted) / height.max(1)), wanted),
+        (wanted_width, wanted_height) => (wanted_width.unwrap_or(down(width)), wanted_height.unwrap_or(down(height))),
+    };
+    if [width, height].into_iter().any(|side| !(unit..=MAX_SIDE).contains(&side)) {
         return Err(RequestError::Field {
             field: "init_image",
             value: format!("a picture of {} x {} pixels", picture.width(), picture.height()),

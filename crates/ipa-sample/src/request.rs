@@ -36,7 +36,8 @@ pub struct GenerateRequest {
     pub guidance_rescale: f64,
     /// Share of the calls of the model after which guidance begins.
     pub guidance_start: f64,
-    /// Share of the calls of the model after which guidance ends; what is not guided takes half the time.
+    /// Share of the calls of the model after which guidance ends, at least `guidance_start`; what is not guided takes
+    /// half the time.
     pub guidance_end: f64,
     /// Last layers of the text encoder to leave out for the prompt, counted as diffusers does: 0 none.
     pub clip_skip: usize,
@@ -50,9 +51,9 @@ pub struct GenerateRequest {
     pub num_images: u32,
     /// Pictures in a call of the model, for less memory; all at once without one.
     pub batch_size: Option<u32>,
-    /// Width in pixels, a multiple of 8; the model's own without one.
+    /// Width in pixels, a multiple of 8; the model's own without one, or in the proportions of `init_image`.
     pub width: Option<u32>,
-    /// Height in pixels, a multiple of 8; the model's own without one.
+    /// Height in pixels, a multiple of 8; the model's own without one, or in the proportions of `init_image`.
     pub height: Option<u32>,
 }
 
@@ -179,6 +180,14 @@ impl GenerateRequest {
                 return refuse(field, &share, "choose 0 to 1");
             }
         }
+        if self.guidance_start > self.guidance_end {
+            let value = format!("{} with guidance_start {}", self.guidance_end, self.guidance_start);
+            return refuse(
+                "guidance_end",
+                &value,
+                "choose at least guidance_start; if they are equal nothing is guided",
+            );
+        }
         self.sampler()?;
         if !(0.0..=1.0).contains(&self.eta) {
             return refuse("eta", &self.eta, "choose 0 to 1; 0 is deterministic and usual");
@@ -219,6 +228,8 @@ mod tests {
         assert!(refused_start(0.01).contains("`strength` is 0.01"));
         assert!(refused_start(1.5).contains("`strength` is 1.5"));
         assert!(refused(GenerateRequest { guidance_end: f64::NAN, ..Default::default() }).contains("`guidance_end`"));
+        let window = GenerateRequest { guidance_start: 0.9, guidance_end: 0.1, ..Default::default() };
+        assert!(refused(window).contains("`guidance_end` is 0.1 with guidance_start 0.9"));
         assert!(refused(GenerateRequest { batch_size: Some(0), ..Default::default() }).contains("`batch_size`"));
         assert!(refused(GenerateRequest { eta: 1.5, ..Default::default() }).contains("`eta`"));
         let unknown = refused(GenerateRequest { scheduler: Some("k-lms".into()), ..Default::default() });
