@@ -105,13 +105,13 @@ struct BasicTransformerBlock {
 }
 
 impl BasicTransformerBlock {
-    fn new(vs: &Path, width: i64, config: &UnetConfig, site: SiteId) -> Self {
-        let heads = config.attention_head_dim;
+    fn new(vs: &Path, sizes: TransformerSizes, site: SiteId) -> Self {
+        let TransformerSizes { width, heads, context, .. } = sizes;
         Self {
             norm1: layer_norm(&(vs / "norm1"), width, LAYER_NORM_EPS),
             attn1: SelfAttention::new(&(vs / "attn1"), width, heads),
             norm2: layer_norm(&(vs / "norm2"), width, LAYER_NORM_EPS),
-            attn2: CrossAttention::new(&(vs / "attn2"), width, config.cross_attention_dim, heads, site),
+            attn2: CrossAttention::new(&(vs / "attn2"), width, context, heads, site),
             norm3: layer_norm(&(vs / "norm3"), width, LAYER_NORM_EPS),
             ff: FeedForward::new(&(vs / "ff"), width),
         }
@@ -124,29 +124,83 @@ impl BasicTransformerBlock {
     }
 }
 
+/// Sizes of the attention at one level.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TransformerSizes {
+    width: i64,
+    heads: i64,
+    context: i64,
+    groups: i64,
+    is_linear: bool,
+}
+
+impl TransformerSizes {
+    /// `level` counts from the finest.
+    pub(crate) fn of_level(config: &UnetConfig, level: usize) -> Self {
+        Self {
+            width: config.block_out_channels[level],
+            heads: config.attention_head_dim.at(level),
+            context: config.cross_attention_dim,
+            groups: config.norm_num_groups,
+            is_linear: config.use_linear_projection,
+        }
+    }
+}
+
+/// Between features `[b, c, h, w]` and tokens `[b, h·w, c]`: by 1×1 convolution in 1.x, by a matrix in 2.x.
+#[derive(Debug)]
+enum Projection {
+    Convolution(Conv2d),
+    Matrix(Linear),
+}
+
+impl Projection {
+    fn new(vs: &Path, width: i64, is_linear: bool) -> Self {
+        match is_linear {
+            true => Self::Matrix(linear(vs, width, width)),
+            false => Self::Convolution(conv2d(vs, width, width, 1)),
+        }
+    }
+
+    fn to_tokens(&self, features: &Tensor) -> Tensor {
+        let tokens = |features: &Tensor| features.flatten(2, 3).transpose(1, 2);
+        match self {
+            Self::Convolution(conv) => tokens(&features.apply(conv)),
+            Self::Matrix(linear) => tokens(features).apply(linear),
+        }
+    }
+
+    fn to_features(&self, tokens: &Tensor, size: &[i64]) -> Tensor {
+        match self {
+            Self::Convolution(conv) => tokens.transpose(1, 2).reshape(size).apply(conv),
+            Self::Matrix(linear) => tokens.apply(linear).transpose(1, 2).reshape(size),
+        }
+    }
+}
+
 /// A transformer block over the positions of a feature map.
 #[derive(Debug)]
 pub(crate) struct Transformer2d {
     norm: GroupNorm,
-    proj_in: Conv2d,
+    proj_in: Projection,
     block: BasicTransformerBlock,
-    proj_out: Conv2d,
+    proj_out: Projection,
 }
 
 impl Transformer2d {
-    pub(crate) fn new(vs: &Path, width: i64, config: &UnetConfig, site: SiteId) -> Self {
+    pub(crate) fn new(vs: &Path, sizes: TransformerSizes, site: SiteId) -> Self {
+        let TransformerSizes { width, groups, is_linear, .. } = sizes;
         Self {
-            norm: group_norm(&(vs / "norm"), config.norm_num_groups, width, TRANSFORMER_NORM_EPS),
-            proj_in: conv2d(&(vs / "proj_in"), width, width, 1),
-            block: BasicTransformerBlock::new(&(vs / "transformer_blocks" / "0"), width, config, site),
-            proj_out: conv2d(&(vs / "proj_out"), width, width, 1),
+            norm: group_norm(&(vs / "norm"), groups, width, TRANSFORMER_NORM_EPS),
+            proj_in: Projection::new(&(vs / "proj_in"), width, is_linear),
+            block: BasicTransformerBlock::new(&(vs / "transformer_blocks" / "0"), sizes, site),
+            proj_out: Projection::new(&(vs / "proj_out"), width, is_linear),
         }
     }
 
     pub(crate) fn forward(&self, hidden: &Tensor, context: &Tensor, hook: &dyn CrossAttentionHook) -> Tensor {
-        let projected = hidden.apply(&self.norm).apply(&self.proj_in);
-        let tokens = projected.flatten(2, 3).transpose(1, 2); // [b, h·w, c]
+        let tokens = self.proj_in.to_tokens(&hidden.apply(&self.norm));
         let tokens = self.block.forward(&tokens, context, hook);
-        tokens.transpose(1, 2).reshape(hidden.size()).apply(&self.proj_out) + hidden
+        self.proj_out.to_features(&tokens, &hidden.size()) + hidden
     }
 }

@@ -3,7 +3,7 @@
 use ipa_core::layers::{Conv2d, conv2d, conv2d_strided};
 use ipa_core::tch::{Tensor, nn::Path};
 
-use crate::attention::Transformer2d;
+use crate::attention::{Transformer2d, TransformerSizes};
 use crate::resnet::ResnetBlock2d;
 use crate::{CrossAttentionHook, SiteId, UnetConfig};
 
@@ -53,13 +53,14 @@ impl DownBlock {
     pub(crate) fn new(vs: &Path, config: &UnetConfig, level: usize, sites: &mut SiteCounter) -> Self {
         let channels = &config.block_out_channels;
         let width = channels[level];
+        let sizes = TransformerSizes::of_level(config, level);
         let mut layer = |index: i64| {
             let inputs = if index == 0 { channels[level.saturating_sub(1)] } else { width };
             let vs_attention = vs / "attentions" / index;
             let has_attention = config.down_has_attention(level);
             Layer {
                 resnet: ResnetBlock2d::new(&(vs / "resnets" / index), config, inputs, width),
-                attention: has_attention.then(|| Transformer2d::new(&vs_attention, width, config, sites.next())),
+                attention: has_attention.then(|| Transformer2d::new(&vs_attention, sizes, sites.next())),
             }
         };
         let layers = (0..config.layers_per_block).map(&mut layer).collect();
@@ -93,10 +94,11 @@ pub(crate) struct MidBlock {
 
 impl MidBlock {
     pub(crate) fn new(vs: &Path, config: &UnetConfig, sites: &mut SiteCounter) -> Self {
-        let width = config.block_out_channels[config.block_out_channels.len() - 1];
+        let level = config.block_out_channels.len() - 1;
+        let (width, sizes) = (config.block_out_channels[level], TransformerSizes::of_level(config, level));
         Self {
             resnet0: ResnetBlock2d::new(&(vs / "resnets" / "0"), config, width, width),
-            attention: Transformer2d::new(&(vs / "attentions" / "0"), width, config, sites.next()),
+            attention: Transformer2d::new(&(vs / "attentions" / "0"), sizes, sites.next()),
             resnet1: ResnetBlock2d::new(&(vs / "resnets" / "1"), config, width, width),
         }
     }
@@ -122,6 +124,7 @@ impl UpBlock {
         let from_below = channels[level.saturating_sub(1)];
         let from_skip = channels[(level + 1).min(channels.len() - 1)]; // the last skip comes from the level above
         let num_layers = config.layers_per_block + 1;
+        let sizes = TransformerSizes::of_level(config, channels.len() - 1 - level);
         let mut layer = |index: i64| {
             let skip = if index + 1 == num_layers { from_skip } else { width };
             let inputs = skip + if index == 0 { from_below } else { width };
@@ -129,7 +132,7 @@ impl UpBlock {
             let has_attention = config.up_has_attention(level);
             Layer {
                 resnet: ResnetBlock2d::new(&(vs / "resnets" / index), config, inputs, width),
-                attention: has_attention.then(|| Transformer2d::new(&vs_attention, width, config, sites.next())),
+                attention: has_attention.then(|| Transformer2d::new(&vs_attention, sizes, sites.next())),
             }
         };
         let layers = (0..num_layers).map(&mut layer).collect();

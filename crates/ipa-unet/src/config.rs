@@ -28,9 +28,12 @@ pub struct UnetConfig {
     pub layers_per_block: i64,
     /// Width of the context that cross-attention reads.
     pub cross_attention_dim: i64,
-    /// Parity: the published name; it is the *number* of heads, the same at every level.
+    /// Parity: the published name; it is the *number* of heads.
     #[serde(default = "eight")]
-    pub attention_head_dim: i64,
+    pub attention_head_dim: Heads,
+    /// Whether attention layers project by matrices, as in Stable Diffusion 2.x, instead of 1×1 convolutions.
+    #[serde(default)]
+    pub use_linear_projection: bool,
     /// Groups of every group normalisation.
     #[serde(default = "thirty_two")]
     pub norm_num_groups: i64,
@@ -42,12 +45,32 @@ pub struct UnetConfig {
     pub others: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Attention heads of the levels, finest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Heads {
+    /// The same number at every level, as in Stable Diffusion 1.x.
+    All(i64),
+    /// Each level's own, as in Stable Diffusion 2.x, where every head is 64 wide.
+    PerLevel(Vec<i64>),
+}
+
+impl Heads {
+    /// Heads of a level, counted from the finest.
+    pub(crate) fn at(&self, level: usize) -> i64 {
+        match self {
+            Self::All(heads) => *heads,
+            Self::PerLevel(heads) => heads[level],
+        }
+    }
+}
+
 fn two() -> i64 {
     2
 }
 
-fn eight() -> i64 {
-    8
+fn eight() -> Heads {
+    Heads::All(8)
 }
 
 fn thirty_two() -> i64 {
@@ -72,11 +95,16 @@ pub struct Site {
 impl UnetConfig {
     /// Stable Diffusion 1.x: 859,520,964 parameters.
     pub fn sd15() -> Self {
+        Self { sample_size: Some(64), ..Self::like_sd15(vec![320, 640, 1280, 1280], 768) }
+    }
+
+    /// Stable Diffusion 2.x: 865,910,724 parameters.
+    pub fn sd21() -> Self {
         Self {
-            sample_size: Some(64),
-            block_out_channels: vec![320, 640, 1280, 1280],
-            cross_attention_dim: 768,
-            ..Self::like_sd15(vec![320, 640, 1280, 1280], 768)
+            attention_head_dim: Heads::PerLevel(vec![5, 10, 20, 20]),
+            use_linear_projection: true,
+            cross_attention_dim: 1024,
+            ..Self::sd15()
         }
     }
 
@@ -97,7 +125,8 @@ impl UnetConfig {
             block_out_channels,
             layers_per_block: 2,
             cross_attention_dim,
-            attention_head_dim: 8,
+            attention_head_dim: Heads::All(8),
+            use_linear_projection: false,
             norm_num_groups: 32,
             norm_eps: 1e-5,
             others: serde_json::Map::new(),
@@ -107,20 +136,21 @@ impl UnetConfig {
     /// The cross-attention layers in execution order; [`SiteId`](crate::SiteId) indexes this list.
     pub fn sites(&self) -> Vec<Site> {
         let levels = self.block_out_channels.len();
-        let site = |block: String, layer: i64, width: i64| Site {
+        // `level` counts from the finest, whichever way a block's own number counts.
+        let site = |block: &str, layer: i64, level: usize| Site {
             name: format!("{block}.attentions.{layer}.transformer_blocks.0.attn2"),
-            width,
-            heads: self.attention_head_dim,
+            width: self.block_out_channels[level],
+            heads: self.attention_head_dim.at(level),
         };
         let mut sites = Vec::new();
         for level in (0..levels).filter(|&level| self.down_has_attention(level)) {
             let block = format!("down_blocks.{level}");
-            sites.extend((0..self.layers_per_block).map(|l| site(block.clone(), l, self.block_out_channels[level])));
+            sites.extend((0..self.layers_per_block).map(|layer| site(&block, layer, level)));
         }
-        sites.push(site("mid_block".to_owned(), 0, self.block_out_channels[levels - 1]));
-        for level in (0..levels).filter(|&level| self.up_has_attention(level)) {
-            let (block, width) = (format!("up_blocks.{level}"), self.block_out_channels[levels - 1 - level]);
-            sites.extend((0..=self.layers_per_block).map(|l| site(block.clone(), l, width)));
+        sites.push(site("mid_block", 0, levels - 1));
+        for up_level in (0..levels).filter(|&level| self.up_has_attention(level)) {
+            let block = format!("up_blocks.{up_level}");
+            sites.extend((0..=self.layers_per_block).map(|layer| site(&block, layer, levels - 1 - up_level)));
         }
         sites
     }
@@ -147,19 +177,24 @@ impl UnetConfig {
         let known = ["CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"];
         let mut types = self.down_block_types.iter().chain(&self.up_block_types);
         if let Some(unknown) = types.find(|name| !known.contains(&name.as_str())) {
-            return Err(format!("block type `{unknown}` is not one of Stable Diffusion 1.x"));
+            return Err(format!("block type `{unknown}` is not one of Stable Diffusion 1.x or 2.x"));
         }
-        let fits = |width: i64| {
-            (1..=MAX_WIDTH).contains(&width)
-                && self.norm_num_groups > 0
-                && width % self.norm_num_groups == 0
-                && self.attention_head_dim > 0
-                && width % self.attention_head_dim == 0
+        if let Heads::PerLevel(heads) = &self.attention_head_dim
+            && heads.len() != levels
+        {
+            return Err(format!(
+                "`attention_head_dim` is {heads:?}; expected a number, or one for each of {levels} levels"
+            ));
+        }
+        let fits = |width: i64, heads: i64| {
+            let divides = |parts: i64| parts > 0 && width % parts == 0;
+            (1..=MAX_WIDTH).contains(&width) && divides(self.norm_num_groups) && divides(heads)
         };
-        match self.block_out_channels.iter().find(|&&width| !fits(width)) {
-            Some(width) => Err(format!(
-                "{width} channels are too many or cannot be split into {} groups and {} heads",
-                self.norm_num_groups, self.attention_head_dim
+        let widths = self.block_out_channels.iter().enumerate();
+        match widths.map(|(level, &width)| (width, self.attention_head_dim.at(level))).find(|&(w, h)| !fits(w, h)) {
+            Some((width, heads)) => Err(format!(
+                "{width} channels are too many or cannot be split into {} groups and {heads} heads",
+                self.norm_num_groups
             )),
             None => Ok(()),
         }
@@ -196,18 +231,24 @@ impl ipa_core::Config for UnetConfig {
             ("resnet_time_scale_shift", "default".into()),
             ("time_embedding_type", "positional".into()),
             ("transformer_layers_per_block", 1.into()),
-            ("use_linear_projection", false.into()),
             ("conv_in_kernel", 3.into()),
             ("conv_out_kernel", 3.into()),
         ];
-        let null_elsewhere = ["addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim"];
+        let null_elsewhere = [
+            "addition_embed_type",
+            "class_embed_type",
+            "encoder_hid_dim_type",
+            "num_attention_heads",
+            "num_class_embeds",
+            "time_cond_proj_dim",
+        ];
         let differs = |name: &&str, expected: &serde_json::Value| {
             self.others.get(*name).is_some_and(|value| !value.is_null() && !same_value(value, expected))
         };
         let unknown = expected.iter().find(|(name, value)| differs(name, value)).map(|(name, _)| *name);
         let unknown = unknown.or(null_elsewhere.into_iter().find(|name| differs(name, &serde_json::Value::Null)));
         match unknown {
-            Some(name) => Err(format!("`{name}` is {}, which is not Stable Diffusion 1.x", self.others[name])),
+            Some(name) => Err(format!("`{name}` is {}, which is not Stable Diffusion 1.x or 2.x", self.others[name])),
             None => Ok(()),
         }
     }
@@ -239,8 +280,17 @@ mod tests {
     fn what_is_not_computed_here_is_refused_by_field() {
         let mut config = UnetConfig::sd15();
         assert_eq!(config.check(), Ok(()));
-        config.others.insert("use_linear_projection".into(), true.into());
-        assert!(config.check().expect_err("SD 2.x").contains("use_linear_projection"));
+        config.others.insert("class_embed_type".into(), "projection".into());
+        assert!(config.check().expect_err("unCLIP").contains("class_embed_type"));
+    }
+
+    #[test]
+    fn each_level_of_sd21_has_its_own_heads_and_all_heads_one_width() {
+        let config = UnetConfig::sd21();
+        assert_eq!(config.check(), Ok(()));
+        assert!(config.sites().iter().all(|site| site.width == 64 * site.heads));
+        let short = UnetConfig { attention_head_dim: Heads::PerLevel(vec![5, 10]), ..config };
+        assert!(short.check().expect_err("two of four levels").contains("attention_head_dim"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The conditional UNet of Stable Diffusion 1.x (`UNet2DConditionModel`, arXiv:2112.10752) and its one seam: a
+//! The conditional UNet of Stable Diffusion 1.x and 2.x (`UNet2DConditionModel`, arXiv:2112.10752) and its one seam: a
 //! [`CrossAttentionHook`] that listens at every cross-attention layer and may add to it.
 //!
 //! Knows nothing of image prompts, samplers or files other than its own. Timesteps count down from 999.
@@ -22,7 +22,7 @@ mod resnet;
 mod time;
 mod unet;
 
-pub use config::{Site, UnetConfig};
+pub use config::{Heads, Site, UnetConfig};
 pub use hook::{CrossAttentionHook, NoHook, SiteId};
 pub use time::timestep_embedding;
 pub use unet::Unet;

@@ -114,6 +114,13 @@ mod tests {
     }
 
     #[test]
+    fn sd21_has_the_published_number_of_parameters() {
+        let vs = VarStore::new(Device::Cpu);
+        Unet::new(&vs.root(), &UnetConfig::sd21());
+        assert_eq!(num_parameters(&vs), 865_910_724);
+    }
+
+    #[test]
     fn every_site_is_where_the_config_says() {
         let vs = VarStore::new(Device::Cpu);
         let config = UnetConfig::sd15();
