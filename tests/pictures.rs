@@ -1,17 +1,19 @@
-//! Whole pictures against diffusers' `StableDiffusionPipeline`, from request to PNG.
+//! Whole pictures against diffusers' pipelines, from request to PNG.
 //! Reference values: tests/fixtures/pictures.py
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use ipa_clip::{VisionConfig, VisionTower, load_image, pixel_tensor};
 use ipa_core::tch::nn;
-use ipa_sample::{GenerateRequest, Generated, ImageEncoder, Pictures, Pipeline, PipelineError};
+use ipa_sample::{GenerateRequest, Generated, ImageEncoder, Pictures, Pipeline, PipelineError, SamplerKind};
 use serde_json::Value;
-use support::{F32, Fixture, TOLERANCE, fixture_path, relative_error, tiny_sd};
+use support::{F32, Fixture, TOLERANCE, completed, fixture_path, relative_error, tiny_sd};
 
 /// Rounding differs by 1e-6 in one call of the UNet and is guided, hence amplified, at every step.
 const LATENTS_TOLERANCE: f64 = 1e-3;
@@ -22,6 +24,7 @@ const PICTURE_TOLERANCE: u8 = 2;
 /// A request and the name of what diffusers made of it.
 struct Case {
     name: String,
+    model: String,
     request: GenerateRequest,
 }
 
@@ -47,10 +50,11 @@ impl Case {
             guidance_rescale: number("guidance_rescale"),
             clip_skip: count("clip_skip") as usize,
             init_image: path("init_image"),
-            strength: number("strength"),
+            mask: path("mask"),
+            strength: Some(number("strength")),
             ..GenerateRequest::default()
         };
-        Self { name: text("name"), request }
+        Self { name: text("name"), model: text("model"), request }
     }
 
     fn all() -> Vec<Self> {
@@ -77,24 +81,43 @@ impl Case {
     }
 }
 
-/// The tiny model with and without its adapter.
+/// A tiny model with and without its adapter.
 struct Pipelines {
     plain: Pipeline,
     adapted: Pipeline,
 }
 
+/// All of them.
+struct Models(BTreeMap<&'static str, Pipelines>);
+
+impl Models {
+    fn load() -> Self {
+        let others = ["tiny_sd2", "tiny_inpainting"].map(|name| (name, Pipelines::of(completed(name).path())));
+        Self([("tiny_sd", Pipelines::load())].into_iter().chain(others).collect())
+    }
+
+    fn generate(&self, case: &Case) -> Generated {
+        self.0[case.model.as_str()].generate(case)
+    }
+}
+
 impl Pipelines {
     fn load() -> Self {
-        let plain = || Pipeline::load(&tiny_sd(""), F32).unwrap();
-        let adapter = tiny_sd("ip_adapter.safetensors");
+        Self::of(&tiny_sd(""))
+    }
+
+    fn of(folder: &Path) -> Self {
+        let plain = || Pipeline::load(folder, F32).unwrap();
+        let adapter = folder.join("ip_adapter.safetensors");
         Self { plain: plain(), adapted: plain().with_adapter(&adapter, None).unwrap() }
     }
 
     fn generate(&self, case: &Case) -> Generated {
         let references = case.references();
         let pipeline = if references.is_empty() { &self.plain } else { &self.adapted };
-        let init = case.request.init_image.as_ref().map(|path| load_image(path).unwrap());
-        let pictures = Pictures { references: &references, init: init.as_ref() };
+        let loaded = |path: &Option<PathBuf>| path.as_ref().map(|path| load_image(path).unwrap());
+        let (init, mask) = (loaded(&case.request.init_image), loaded(&case.request.mask));
+        let pictures = Pictures { references: &references, init: init.as_ref(), mask: mask.as_ref() };
         pipeline.generate(&case.request, pictures, |_| GO).unwrap()
     }
 
@@ -146,22 +169,48 @@ fn reference_pictures_are_embedded_as_diffusers_does() {
 
 #[test]
 fn final_latents_of_every_request_are_diffusers_own() {
-    let pipelines = Pipelines::load();
+    let models = Models::load();
     assert_every(|case| {
-        let latents = pipelines.generate(case).latents;
+        let latents = models.generate(case).latents;
         excess(relative_error(&latents, &case.fixture()["latents"]), LATENTS_TOLERANCE)
     });
 }
 
 #[test]
 fn pictures_of_every_request_are_diffusers_own() {
-    let pipelines = Pipelines::load();
+    let models = Models::load();
     assert_every(|case| {
-        let (found, expected) = (pipelines.generate(case).pictures, case.expected_pictures());
+        let (found, expected) = (models.generate(case).pictures, case.expected_pictures());
         assert_eq!(found.len(), expected.len(), "{}", case.name);
         let worst = found.iter().zip(&expected).map(|(a, b)| picture_difference(a, b)).max()?;
         (worst > PICTURE_TOLERANCE).then(|| format!("{worst} levels apart"))
     });
+}
+
+#[test]
+fn pictures_of_every_sampler_are_diffusers_own_at_1_2_5_and_25_steps() {
+    let (models, expected) = (Models::load(), Fixture::open("pictures/samplers"));
+    let mut wrong = Vec::new();
+    for name in expected.names().filter_map(|name| name.strip_suffix(".latents")) {
+        let [sampler, steps, seed] = name.split('.').collect::<Vec<_>>()[..] else { panic!("{name}") };
+        let model = if sampler == "pndm" { "tiny_sd2" } else { "tiny_sd" };
+        let request = GenerateRequest {
+            prompt: "a photo of a cat in a garden".to_owned(),
+            scheduler: Some(sampler.to_owned()),
+            num_steps: steps.parse().unwrap(),
+            seed: seed.parse().unwrap(),
+            width: Some(32),
+            height: Some(32),
+            ..GenerateRequest::default()
+        };
+        let drawn = models.generate(&Case { name: name.to_owned(), model: model.to_owned(), request });
+        wrong.extend(excess(relative_error(&drawn.latents, &expected[&format!("{name}.latents")]), LATENTS_TOLERANCE));
+        let picture = Vec::<u8>::try_from(expected[&format!("{name}.picture")].view([-1])).unwrap();
+        let worst = picture_difference(&drawn.pictures[0], &RgbImage::from_raw(32, 32, picture).unwrap());
+        wrong.extend((worst > PICTURE_TOLERANCE).then(|| format!("{name}: {worst} levels apart")));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(expected.names().count(), SamplerKind::ALL.len() * 4 * 2 * 2);
 }
 
 #[test]
@@ -215,13 +264,38 @@ fn a_picture_to_start_from_leaves_fewer_steps() {
         steps.push(step);
         GO
     };
-    let pictures = Pictures { references: &[], init: init.as_ref() };
+    let pictures = Pictures { init: init.as_ref(), ..Pictures::default() };
     pipelines.plain.generate(&case.request, pictures, listen).unwrap();
     assert_eq!((steps, case.request.num_steps), (vec![1, 2, 3], 10));
     for (request, pictures) in [(&case.request, Pictures::default()), (&GenerateRequest::default(), pictures)] {
         let error = pipelines.plain.generate(request, pictures, |_| GO).unwrap_err().to_string();
         assert!(error.contains("`init_image`"), "{error}");
     }
+}
+
+#[test]
+fn a_model_for_inpainting_asks_for_a_mask() {
+    let folder = completed("tiny_inpainting");
+    let model = Pipelines::of(folder.path());
+    let case = Case::named("text_only");
+    let error = model.plain.generate(&case.request, &[], |_| GO).unwrap_err().to_string();
+    assert!(error.contains("`--mask`"), "{error}");
+    let error = Pipeline::check(folder.path(), &case.request).unwrap_err().to_string();
+    assert!(error.contains("`--mask`"), "{error}");
+}
+
+#[test]
+fn outside_the_mask_an_ordinary_model_gives_the_picture_back() {
+    let (pipelines, case) = (Pipelines::load(), Case::named("inpainting_plain_1.0"));
+    let init = load_image(case.request.init_image.as_ref().unwrap()).unwrap();
+    let mask = RgbImage::new(1, 1); // black: nothing is drawn anew
+    let draw = |num_steps| {
+        let request = GenerateRequest { num_steps, ..case.request.clone() };
+        let pictures = Pictures { init: Some(&init), mask: Some(&mask), ..Pictures::default() };
+        pipelines.plain.generate(&request, pictures, |_| GO).unwrap()
+    };
+    // What the model says does not matter, so neither does how often it is asked.
+    assert!(draw(3).latents.equal(&draw(7).latents));
 }
 
 #[test]

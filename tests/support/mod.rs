@@ -25,6 +25,29 @@ pub(crate) fn tiny_sd(part: &str) -> PathBuf {
     fixture_path("tiny_sd").join(part)
 }
 
+/// A model of tests/fixtures whose folder holds what differs from the tiny Stable Diffusion, completed by that.
+pub(crate) fn completed(model: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for source in [tiny_sd(""), fixture_path(model)] {
+        for part in std::fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()) {
+            let target = folder.path().join(part.file_name().unwrap());
+            match part.is_dir() {
+                true => copy_files(&part, &target),
+                false => drop(std::fs::copy(&part, &target).unwrap()),
+            }
+        }
+    }
+    folder
+}
+
+/// Copies the files of a folder, which replace those of the target.
+fn copy_files(source: &Path, target: &Path) {
+    std::fs::create_dir_all(target).unwrap();
+    for file in std::fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()) {
+        std::fs::copy(&file, target.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
 /// The tensors of one safetensors file, by name.
 pub(crate) struct Fixture(BTreeMap<String, Tensor>);
 

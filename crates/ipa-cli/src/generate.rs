@@ -25,7 +25,8 @@ use target::Target;
 #[command(after_help = "Examples:\n  \
     ipa generate --model pocket --prompt \"a red circle\" --output red.png\n  \
     ipa generate --model pocket --image red.png --prompt \"a star\" --scale 0.6 --num-images 4 --output stars\n  \
-    ipa generate --model pocket --init-image red.png --prompt \"a blue circle\" --strength 0.8 --output blue.png")]
+    ipa generate --model pocket --init-image red.png --prompt \"a blue circle\" --strength 0.8 --output blue.png\n  \
+    ipa generate --model pocket --init-image red.png --mask mask.png --prompt \"a star\" --output star.png")]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -85,7 +86,10 @@ struct RequestArgs {
     /// A picture to start from instead of pure noise; without --width and --height, its size is drawn
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
-    /// How much of --init-image is drawn anew, up to 1; so large a share of the steps is made [default: 0.8]
+    /// What to draw anew of --init-image, white on black; stretched over it
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// How much of --init-image is drawn anew, up to 1; so large a share of the steps is made [default: 0.8, with --mask 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     strength: Option<f64>,
     /// Sampler [default: the model's own]
@@ -127,6 +131,8 @@ impl RequestArgs {
         request.width = self.width.or(request.width);
         request.height = self.height.or(request.height);
         request.init_image = self.init_image.or(request.init_image);
+        request.mask = self.mask.or(request.mask);
+        request.strength = self.strength.or(request.strength);
         request.batch_size = self.batch_size.or(request.batch_size);
         set(&mut request.scale, self.scale);
         set(&mut request.prompt, self.prompt);
@@ -137,12 +143,11 @@ impl RequestArgs {
         set(&mut request.guidance_start, self.guidance_start);
         set(&mut request.guidance_end, self.guidance_end);
         set(&mut request.clip_skip, self.clip_skip);
-        set(&mut request.strength, self.strength);
         set(&mut request.eta, self.eta);
         set(&mut request.seed, self.seed);
         set(&mut request.num_images, self.num_images);
         request.check()?;
-        if self.strength.is_some() && request.init_image.is_none() {
+        if request.strength.is_some() && request.init_image.is_none() {
             return Err(usage(
                 "`--strength` is of use with a picture to start from only: name one with `--init-image`",
             ));
@@ -189,6 +194,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
     let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
     let references = images::load(&request.images)?;
     let init = images::load(request.init_image.as_slice())?.pop();
+    let mask = images::load(request.mask.as_slice())?.pop();
     Pipeline::check(&source.folder, &request)?;
 
     let mut pipeline = Pipeline::load(&source.folder, options)?;
@@ -199,7 +205,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
 
     let bar = progress::bar(request.num_denoising_steps() as u64, "drawing", args.json);
     let started = Instant::now();
-    let pictures = Pictures { references: &references, init: init.as_ref() };
+    let pictures = Pictures { references: &references, init: init.as_ref(), mask: mask.as_ref() };
     let drawn = pipeline.generate(&request, pictures, |step| {
         bar.set_position(step as u64);
         interrupt::flow()

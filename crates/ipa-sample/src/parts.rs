@@ -2,25 +2,29 @@
 
 use ipa_clip::TextConfig;
 use ipa_core::{Config, read_config};
-use ipa_formats::ModelFolder;
+use ipa_formats::{ModelFolder, ModelTask};
 use ipa_unet::UnetConfig;
 use ipa_vae::VaeConfig;
 
 use crate::PipelineError;
 
-/// Compares what the parts' `config.json` say of each other; before any weights are loaded.
+/// Compares what the parts' `config.json` say of each other, before any weights are loaded, and tells by the UNet's
+/// channels what the model is for.
 ///
 /// Tokenizer and text encoder are compared by [`ClipTokenizer::for_tower`](ipa_clip::ClipTokenizer::for_tower).
 ///
 /// # Errors
 /// [`PipelineError::Parts`] naming the two fields that differ; as for loading if a part cannot be read.
-pub fn check_parts(folder: &ModelFolder) -> Result<(), PipelineError> {
+pub fn check_parts(folder: &ModelFolder) -> Result<ModelTask, PipelineError> {
     let text: TextConfig = part(folder, "text_encoder")?;
     let unet: UnetConfig = part(folder, "unet")?;
     let vae: VaeConfig = part(folder, "vae")?;
     let latents = ("vae", "latent_channels", vae.latent_channels);
+    // Beside the noisy latents: a mask and a masked picture's latents.
+    let is_inpainting = unet.in_channels == 2 * vae.latent_channels + 1;
+    let latents_in = if is_inpainting { vae.latent_channels } else { unet.in_channels };
     let pairs = [
-        (("unet", "in_channels", unet.in_channels), latents),
+        (("unet", "in_channels", latents_in), latents),
         (("unet", "out_channels", unet.out_channels), latents),
         (("unet", "cross_attention_dim", unet.cross_attention_dim), ("text_encoder", "hidden_size", text.hidden_size)),
     ];
@@ -29,7 +33,8 @@ pub fn check_parts(folder: &ModelFolder) -> Result<(), PipelineError> {
             let said = |(part, field, value)| format!("`{field}` of {part}/config.json is {value}");
             Err(PipelineError::Parts { model: folder.path().into(), found: said(found), expected: said(expected) })
         }
-        None => Ok(()),
+        None if is_inpainting => Ok(ModelTask::Inpainting),
+        None => Ok(ModelTask::TextToImage),
     }
 }
 

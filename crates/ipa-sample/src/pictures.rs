@@ -14,11 +14,13 @@ pub struct Pictures<'a> {
     pub references: &'a [RgbImage],
     /// `init_image`: what to start from; there if the request names it, and only then.
     pub init: Option<&'a RgbImage>,
+    /// `mask`: white where `init` is drawn anew; as `init`.
+    pub mask: Option<&'a RgbImage>,
 }
 
 impl<'a> From<&'a [RgbImage]> for Pictures<'a> {
     fn from(references: &'a [RgbImage]) -> Self {
-        Self { references, init: None }
+        Self { references, ..Self::default() }
     }
 }
 
@@ -56,4 +58,17 @@ pub(crate) fn init_pixels(picture: &RgbImage, request: &GenerateRequest, factor:
         });
     }
     Ok(picture::to_pixels(&[resize(picture, width, height, Filter::Lanczos)]))
+}
+
+/// A mask at the size of `pixels`, `[1, 1, height, width]`: 1 where it is at least half as bright as white, else 0.
+pub(crate) fn mask_pixels(mask: &RgbImage, pixels: &Tensor) -> Tensor {
+    let (height, width) = (pixels.size()[2], pixels.size()[3]);
+    let mask = resize(mask, width as u32, height as u32, Filter::Lanczos);
+    let is_bright = |pixel: &image::Rgb<u8>| {
+        let [red, green, blue] = pixel.0.map(u32::from);
+        let luma = (red * 19_595 + green * 38_470 + blue * 7_471 + 0x8000) >> 16; // Parity: Pillow's "L"
+        if luma >= 128 { 1f32 } else { 0.0 }
+    };
+    let values: Vec<f32> = mask.pixels().map(is_bright).collect();
+    Tensor::from_slice(&values).view([1, 1, height, width])
 }

@@ -43,8 +43,11 @@ pub struct GenerateRequest {
     pub clip_skip: usize,
     /// A picture to start from instead of pure noise.
     pub init_image: Option<PathBuf>,
-    /// How much of `init_image` is drawn anew: 1 all of it; so large a share of the steps is made.
-    pub strength: f64,
+    /// What to draw anew of `init_image`: white in a picture of any size, which is stretched over it.
+    pub mask: Option<PathBuf>,
+    /// How much of `init_image` is drawn anew, up to 1; so large a share of the steps is made. Without one,
+    /// [`GenerateRequest::strength`] has a default.
+    pub strength: Option<f64>,
     /// Seed of the noise, the same as diffusers' CPU generator.
     pub seed: u64,
     /// Pictures drawn from one seed in one batch.
@@ -73,7 +76,8 @@ impl Default for GenerateRequest {
             guidance_end: 1.0,
             clip_skip: 0,
             init_image: None,
-            strength: 0.8,
+            mask: None,
+            strength: None,
             seed: 0,
             num_images: 1,
             batch_size: None,
@@ -126,14 +130,22 @@ impl GenerateRequest {
         let folder = path.parent().unwrap_or(Path::new(""));
         request.images = request.images.iter().map(|image| folder.join(image)).collect();
         request.init_image = request.init_image.map(|image| folder.join(image));
+        request.mask = request.mask.map(|mask| folder.join(mask));
         Ok(request)
+    }
+
+    /// How much of `init_image` is drawn anew: 0.8 where nothing is said, all of what a mask shows.
+    ///
+    /// Parity: the defaults of diffusers' img2img and inpainting pipelines.
+    pub fn strength(&self) -> f64 {
+        self.strength.unwrap_or(if self.mask.is_some() { 1.0 } else { 0.8 })
     }
 
     /// Steps that are made: all of `num_steps` from pure noise, from a picture the share `strength`.
     pub fn num_denoising_steps(&self) -> usize {
         match self.init_image {
             // Parity: rounded down.
-            Some(_) => ((self.num_steps as f64 * self.strength) as usize).min(self.num_steps),
+            Some(_) => ((self.num_steps as f64 * self.strength()) as usize).min(self.num_steps),
             None => self.num_steps,
         }
     }
@@ -174,7 +186,7 @@ impl GenerateRequest {
             ("guidance_rescale", self.guidance_rescale),
             ("guidance_start", self.guidance_start),
             ("guidance_end", self.guidance_end),
-            ("strength", self.strength),
+            ("strength", self.strength()),
         ] {
             if !(0.0..=1.0).contains(&share) {
                 return refuse(field, &share, "choose 0 to 1");
@@ -202,7 +214,10 @@ impl GenerateRequest {
             return refuse("batch_size", &0, "choose at least 1");
         }
         if self.num_denoising_steps() == 0 {
-            return refuse("strength", &self.strength, "choose more, or more steps: it leaves none of them");
+            return refuse("strength", &self.strength(), "choose more, or more steps: it leaves none of them");
+        }
+        if let (Some(mask), None) = (&self.mask, &self.init_image) {
+            return refuse("mask", &mask.display(), "it is of use with a picture to draw in only: name its init_image");
         }
         if self.seed > i64::MAX as u64 {
             return refuse("seed", &self.seed, "choose a number below 2^63");
@@ -223,11 +238,14 @@ mod tests {
         assert!(refused(GenerateRequest { scale: f64::NAN, ..Default::default() }).contains("`scale`"));
         assert!(refused(GenerateRequest { num_steps: 0, ..Default::default() }).contains("`num_steps`"));
         let init_image = Some(PathBuf::from("a.png"));
-        let refused_start =
-            |strength| refused(GenerateRequest { init_image: init_image.clone(), strength, ..Default::default() });
+        let refused_start = |strength| {
+            refused(GenerateRequest { init_image: init_image.clone(), strength: Some(strength), ..Default::default() })
+        };
         assert!(refused_start(0.01).contains("`strength` is 0.01"));
         assert!(refused_start(1.5).contains("`strength` is 1.5"));
         assert!(refused(GenerateRequest { guidance_end: f64::NAN, ..Default::default() }).contains("`guidance_end`"));
+        let mask = Some(PathBuf::from("mask.png"));
+        assert!(refused(GenerateRequest { mask, ..Default::default() }).contains("`mask` is mask.png"));
         let window = GenerateRequest { guidance_start: 0.9, guidance_end: 0.1, ..Default::default() };
         assert!(refused(window).contains("`guidance_end` is 0.1 with guidance_start 0.9"));
         assert!(refused(GenerateRequest { batch_size: Some(0), ..Default::default() }).contains("`batch_size`"));

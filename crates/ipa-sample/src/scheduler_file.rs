@@ -37,6 +37,12 @@ impl SchedulerFile {
         Self { path, fields }
     }
 
+    /// As diffusers' inpainting pipeline takes it: without the Runge-Kutta steps of [`SamplerKind::Pndm`].
+    pub(crate) fn for_inpainting(mut self) -> Self {
+        self.fields.insert("skip_prk_steps".to_owned(), true.into());
+        self
+    }
+
     /// The sampler that the model names for itself.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::path::Path;
 use ipa_clip::{ClipTokenizer, TextTower, TokenizerError};
 use ipa_core::Component;
 use ipa_core::tch::{self, Device, Kind, Tensor};
-use ipa_formats::ModelFolder;
+use ipa_formats::{ModelFolder, ModelTask};
 use ipa_sample::{
     ImageEncoder, NoiseSchedule, PipelineError, PredictionType, SchedulerConfig, check_parts, native_side,
 };
@@ -25,6 +25,9 @@ pub enum ModelsError {
     /// The model was trained for another target.
     #[error("the model predicts {0:?}; only epsilon models can be trained on yet")]
     Prediction(PredictionType),
+    /// The model reads more than latents.
+    #[error("the model is one for inpainting; train on a text-to-image model, whose adapters work in both")]
+    Inpainting,
 }
 
 /// A base model and an image encoder, frozen.
@@ -73,34 +76,36 @@ impl FrozenModels {
     /// # Errors
     /// [`ModelsError`] naming the file at fault.
     pub fn load(model: &Path, image_encoder: Option<&Path>, options: (Device, Kind)) -> Result<Self, ModelsError> {
-        let (models, scheduler) = Self::load_any(model, image_encoder, options)?;
-        match scheduler.prediction_type {
-            PredictionType::Epsilon => Ok(models),
-            other => Err(ModelsError::Prediction(other)),
+        let folder = ModelFolder::open(model).map_err(PipelineError::from)?;
+        let scheduler = folder.require("scheduler").map_err(PipelineError::from)?;
+        let scheduler = SchedulerConfig::from_folder(&scheduler).map_err(PipelineError::from)?;
+        match (check_parts(&folder)?, scheduler.prediction_type) {
+            (ModelTask::TextToImage, PredictionType::Epsilon) => {
+                Ok(Self::load_parts(&folder, &scheduler, image_encoder, options)?)
+            }
+            (ModelTask::TextToImage, other) => Err(ModelsError::Prediction(other)),
+            _ => Err(ModelsError::Inpainting),
         }
     }
 
-    fn load_any(
-        model: &Path,
+    fn load_parts(
+        folder: &ModelFolder,
+        scheduler: &SchedulerConfig,
         image_encoder: Option<&Path>,
         options: (Device, Kind),
-    ) -> Result<(Self, SchedulerConfig), PipelineError> {
-        let folder = ModelFolder::open(model)?;
-        let scheduler = SchedulerConfig::from_folder(&folder.require("scheduler")?)?;
-        check_parts(&folder)?;
-        let encoder = ImageEncoder::of_model(&folder, image_encoder, options)?;
+    ) -> Result<Self, PipelineError> {
+        let encoder = ImageEncoder::of_model(folder, image_encoder, options)?;
         let text = TextTower::load(&folder.require("text_encoder")?, options)?;
-        let models = Self {
+        Ok(Self {
             tokenizer: ClipTokenizer::for_tower(&folder.require("tokenizer")?, text.config())?,
             text,
             vae: Vae::load(&folder.require("vae")?, options)?,
             unet: Unet::load_with_variables(&folder.require("unet")?, options)?,
-            schedule: NoiseSchedule::new(&scheduler),
+            schedule: NoiseSchedule::new(scheduler),
             encoder,
-            digests: identity::of_models(&folder, image_encoder)?,
+            digests: identity::of_models(folder, image_encoder)?,
             options,
-        };
-        Ok((models, scheduler))
+        })
     }
 
     /// Width of the image embeddings.

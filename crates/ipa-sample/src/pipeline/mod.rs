@@ -1,5 +1,8 @@
 //! The whole way from a request to pictures.
 
+mod inpainting;
+mod start;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -9,16 +12,17 @@ use ipa_clip::{ClipTokenizer, PreprocessError, TextConfig, TextTower, TokenizerE
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_core::{WeightsError, picture, read_config};
-use ipa_formats::{FormatError, ModelFolder};
+use ipa_formats::{FormatError, ModelFolder, ModelTask};
 use ipa_unet::Unet;
 use ipa_vae::Vae;
 
 use crate::denoise::{Conditions, Denoiser};
-use crate::pictures::{Pictures, init_pixels};
+use crate::pictures::Pictures;
 use crate::sampler::Calls;
 use crate::{
     GenerateRequest, ImageEncoder, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts, native_side,
 };
+use start::Start;
 
 /// Why pictures could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -57,10 +61,7 @@ pub enum PipelineError {
         name: String,
     },
     /// Parts that come from different models, or from one of another kind.
-    #[error(
-        "the parts of {model} do not fit together: {found}, {expected}; take all of them from one text-to-image model \
-         (inpainting is not built yet)"
-    )]
+    #[error("the parts of {model} do not fit together: {found}, {expected}; take all of them from one model")]
     Parts {
         /// The model's folder.
         model: PathBuf,
@@ -68,6 +69,15 @@ pub enum PipelineError {
         found: String,
         /// What the other says of itself.
         expected: String,
+    },
+    /// The model draws into pictures, and the request has none.
+    #[error(
+        "{model} is a model for inpainting: name a picture with `--init-image` and, white, what to draw anew in it with \
+         `--mask`"
+    )]
+    NeedsMask {
+        /// The model.
+        model: PathBuf,
     },
     /// Latents or pixels stopped being numbers.
     #[error("the model gave values that are not numbers: use `--dtype f32`, or look for broken weights")]
@@ -90,6 +100,7 @@ pub struct Pipeline {
     vae: Vae,
     adapter: Option<(IpAdapter, ImageEncoder)>,
     scheduler: SchedulerFile,
+    task: ModelTask,
     options: (Device, Kind),
 }
 
@@ -102,12 +113,6 @@ pub struct Generated {
     pub pictures: Vec<RgbImage>,
 }
 
-/// What the first call of the model sees, and which it is.
-struct Start {
-    latents: Tensor,
-    first: usize,
-}
-
 impl Pipeline {
     /// Loads a diffusers-style model folder.
     ///
@@ -116,7 +121,7 @@ impl Pipeline {
     pub fn load(folder: &Path, options: (Device, Kind)) -> Result<Self, PipelineError> {
         let folder = ModelFolder::open(folder)?;
         let scheduler = SchedulerFile::open(&folder.require("scheduler")?)?;
-        check_parts(&folder)?;
+        let task = check_parts(&folder)?;
         let text = TextTower::load(&folder.require("text_encoder")?, options)?;
         Ok(Self {
             tokenizer: ClipTokenizer::for_tower(&folder.require("tokenizer")?, text.config())?,
@@ -125,6 +130,7 @@ impl Pipeline {
             vae: Vae::load(&folder.require("vae")?, options)?,
             adapter: None,
             scheduler,
+            task,
             options,
             folder,
         })
@@ -140,7 +146,7 @@ impl Pipeline {
         let folder = ModelFolder::open(folder)?;
         sampler(&SchedulerFile::open(&folder.require("scheduler")?)?, request)?;
         check_clip_skip(request, &read_config(&folder.require("text_encoder")?)?)?;
-        check_parts(&folder)
+        check_task(check_parts(&folder)?, request, folder.path())
     }
 
     /// Adds an adapter file; its encoder lies in `image_encoder` or in the model's folder.
@@ -195,7 +201,7 @@ impl Pipeline {
     /// `progress` hears of every step done and may stop.
     ///
     /// Noise, order of draws and every number after it are those of diffusers' `StableDiffusionPipeline`, with a picture
-    /// to start from `StableDiffusionImg2ImgPipeline`, with `torch.Generator("cpu").manual_seed(seed)`.
+    /// to start from `StableDiffusionImg2ImgPipeline`, with a mask `StableDiffusionInpaintPipeline`, with `torch.Generator("cpu").manual_seed(seed)`.
     ///
     /// # Errors
     /// [`PipelineError`] if the request is out of range or does not fit what is loaded.
@@ -206,6 +212,7 @@ impl Pipeline {
         mut progress: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Generated, PipelineError> {
         request.check()?;
+        check_task(self.task, request, self.folder.path())?;
         let _no_grad = tch::no_grad_guard();
         let pictures = pictures.into();
         let mut sampler = sampler(&self.scheduler, request)?;
@@ -215,7 +222,7 @@ impl Pipeline {
             Ok(Conditions { context, prompt })
         })?;
         let mut draws = Draws::seeded(request.seed);
-        let Start { mut latents, first } = self.start(request, pictures.init, sampler.as_ref(), &mut draws)?;
+        let Start { mut latents, first, inpainting } = self.start(request, pictures, sampler.as_ref(), &mut draws)?;
         let timesteps = sampler.timesteps()[first..].to_vec();
         // Only samplers that draw again keep other requests from drawing until they are done.
         let mut draws = (first..first + timesteps.len()).any(|index| sampler.draws_noise(index)).then_some(draws);
@@ -224,10 +231,15 @@ impl Pipeline {
             let index = first + call;
             let timestep = Tensor::from(timestep as f32);
             let scaled = sampler.scale_model_input(index, &latents);
-            let noise_pred = denoiser.predict(call as f64 / calls.num as f64, &scaled, &timestep);
+            let input = inpainting.iter().fold(scaled, |scaled, inpainting| inpainting.model_input(scaled));
+            let noise_pred = denoiser.predict(call as f64 / calls.num as f64, &input, &timestep);
             let draws = draws.as_mut().filter(|_| sampler.draws_noise(index));
             let noise = draws.map(|draws| self.noise(draws, &latents.size()));
             latents = sampler.step(index, &noise_pred, &latents, noise.as_ref());
+            if let Some(inpainting) = &inpainting {
+                let next = (call + 1 < calls.num).then_some(index + 1);
+                latents = inpainting.restored(latents, next, sampler.as_ref());
+            }
             let Some(step) = calls.steps_done(call) else { continue };
             if progress(step).is_break() {
                 return Err(PipelineError::Interrupted { step });
@@ -287,44 +299,6 @@ impl Pipeline {
         Ok(Some(prompt?))
     }
 
-    /// Pure noise, or a picture with as much noise as `strength` says.
-    fn start(
-        &self,
-        request: &GenerateRequest,
-        init: Option<&RgbImage>,
-        sampler: &dyn Sampler,
-        draws: &mut Draws,
-    ) -> Result<Start, PipelineError> {
-        let picture = match (init, &request.init_image) {
-            (Some(picture), Some(_)) => picture,
-            (None, None) => {
-                let latents = self.initial_noise(request, draws) * sampler.init_noise_sigma();
-                return Ok(Start { latents, first: 0 });
-            }
-            (picture, file) => {
-                let value = format!("{file:?} with {} picture loaded", if picture.is_some() { "a" } else { "no" });
-                let allowed = "name a file in the request and hand over its picture, or neither";
-                return Err(RequestError::Field { field: "init_image", value, allowed }.into());
-            }
-        };
-        let (device, kind) = self.options;
-        let pixels = init_pixels(picture, request, self.vae.config().downsampling() as u32)?;
-        let posterior = self.vae.encode(&pixels.to_device(device).to_kind(kind));
-        let latents = posterior.sample(&self.noise(draws, &posterior.mean.size())) * self.vae.config().scaling_factor;
-        let latents = latents.repeat([i64::from(request.num_images), 1, 1, 1]);
-        let noise = self.noise(draws, &latents.size());
-        let first = (request.num_steps - request.num_denoising_steps()) * sampler.order();
-        Ok(Start { latents: sampler.add_noise(first, &latents, &noise), first })
-    }
-
-    fn initial_noise(&self, request: &GenerateRequest, draws: &mut Draws) -> Tensor {
-        let factor = self.vae.config().downsampling();
-        let side = |side: Option<u32>| i64::from(side.unwrap_or_else(|| self.native_side())) / factor;
-        let (height, width) = (side(request.height), side(request.width));
-        let shape = [i64::from(request.num_images), self.vae.config().latent_channels, height, width];
-        self.noise(draws, &shape)
-    }
-
     /// Drawn in f32 on the CPU, whatever the model computes in.
     fn noise(&self, draws: &mut Draws, shape: &[i64]) -> Tensor {
         let (device, kind) = self.options;
@@ -338,6 +312,8 @@ fn sampler(file: &SchedulerFile, request: &GenerateRequest) -> Result<Box<dyn Sa
         Some(kind) => kind,
         None => file.kind()?,
     };
+    let file = file.clone();
+    let file = if request.mask.is_some() { file.for_inpainting() } else { file };
     file.sampler(kind, request.num_steps, request.eta)
 }
 
@@ -349,6 +325,14 @@ fn check_clip_skip(request: &GenerateRequest, text: &TextConfig) -> Result<(), R
             value: request.clip_skip.to_string(),
             allowed: "choose at most the number of layers of the model's text encoder; 0 skips none",
         }),
+    }
+}
+
+/// Models for inpainting need a mask; others can do with one.
+fn check_task(task: ModelTask, request: &GenerateRequest, model: &Path) -> Result<(), PipelineError> {
+    match (task, &request.mask) {
+        (ModelTask::Inpainting, None) => Err(PipelineError::NeedsMask { model: model.to_owned() }),
+        _ => Ok(()),
     }
 }
 
