@@ -11,7 +11,7 @@ use std::path::Path;
 use ipa_clip::ClipModel;
 use ipa_core::save_tensors;
 use ipa_core::tch::Tensor;
-use ipa_formats::ModelFolder;
+use ipa_formats::ModelFiles;
 use ipa_sample::{GenerateRequest, ImageEncoder, Pipeline, PipelineError};
 use ipa_train::FrozenModels;
 use serde_json::{Value, json};
@@ -44,6 +44,10 @@ fn model_with(file: &str, field: &str, value: Value) -> TempDir {
     folder
 }
 
+fn checked(model: &Path, request: &GenerateRequest) -> Result<(), PipelineError> {
+    Pipeline::check(&ModelFiles::open(model)?, request)
+}
+
 #[track_caller]
 fn assert_says(error: &str, words: &[&str]) {
     let missing: Vec<_> = words.iter().filter(|word| !error.contains(**word)).collect();
@@ -64,10 +68,10 @@ fn assert_refused(file: &str, field: &str, value: Value, words: &[&str]) {
 
 #[test]
 fn parts_of_different_models() {
-    assert_refused(UNET, "in_channels", json!(9), &[UNET, "is 9", VAE, "`latent_channels`", "is 4", "inpainting"]);
-    assert_refused(UNET, "out_channels", json!(8), &[UNET, "is 8", VAE, "`latent_channels`", "is 4"]);
-    let text = "text_encoder/config.json";
-    assert_refused(UNET, "cross_attention_dim", json!(40), &[UNET, "is 40", text, "`hidden_size`", "is 32"]);
+    let [unet, vae, text] = ["of unet/config.json", "of vae/config.json", "of text_encoder/config.json"];
+    assert_refused(UNET, "in_channels", json!(8), &[unet, "is 8", vae, "`latent_channels`", "is 4"]);
+    assert_refused(UNET, "out_channels", json!(8), &[unet, "is 8", vae, "`latent_channels`", "is 4"]);
+    assert_refused(UNET, "cross_attention_dim", json!(40), &[unet, "is 40", text, "`hidden_size`", "is 32"]);
 }
 
 #[test]
@@ -91,7 +95,7 @@ fn noise_schedules_that_are_not_computed() {
     let refused = |field: &str, value: Value, words: &[&str]| {
         let model = model_with(SCHEDULER, field, value);
         for error in [
-            Pipeline::check(model.path(), &GenerateRequest::default()).unwrap_err().to_string(),
+            checked(model.path(), &GenerateRequest::default()).unwrap_err().to_string(),
             FrozenModels::load(model.path(), None, F32).unwrap_err().to_string(),
         ] {
             assert_says(&error, &[&[SCHEDULER, field], words].concat());
@@ -108,7 +112,7 @@ fn an_image_processor_of_another_encoder() {
     let file = "feature_extractor/preprocessor_config.json";
     for side in [16, 64] {
         let model = model_with(file, "crop_size", json!({"height": side, "width": side}));
-        let error = ImageEncoder::of_model(&ModelFolder::open(model.path()).unwrap(), None, F32).unwrap_err();
+        let error = ImageEncoder::of_model(&ModelFiles::open(model.path()).unwrap(), None, F32).unwrap_err();
         assert_says(&error.to_string(), &[file, &format!("{side} x {side} pixels"), "32 x 32"]);
     }
 }
@@ -127,18 +131,18 @@ fn a_request_is_checked_without_weights() {
     fs::remove_file(model.path().join("unet/diffusion_pytorch_model.safetensors")).unwrap();
     let check = |scheduler: Option<&str>, num_steps| {
         let scheduler = scheduler.map(str::to_owned);
-        Pipeline::check(model.path(), &GenerateRequest { scheduler, num_steps, ..Default::default() })
+        checked(model.path(), &GenerateRequest { scheduler, num_steps, ..Default::default() })
     };
     assert!(check(Some("ddim"), 1000).is_ok());
     assert!(matches!(check(None, 50), Err(PipelineError::Sampler { name }) if name == "DEISMultistepScheduler"));
     assert!(matches!(check(Some("dpm"), 50), Err(PipelineError::Request(_))));
     assert!(matches!(check(Some("ddim"), 0), Err(PipelineError::Request(_))));
     let skipping = |clip_skip| GenerateRequest { clip_skip, scheduler: Some("ddim".into()), ..Default::default() };
-    assert!(Pipeline::check(model.path(), &skipping(2)).is_ok());
-    assert!(Pipeline::check(model.path(), &skipping(3)).unwrap_err().to_string().contains("`clip_skip` is 3"));
+    assert!(checked(model.path(), &skipping(2)).is_ok());
+    assert!(checked(model.path(), &skipping(3)).unwrap_err().to_string().contains("`clip_skip` is 3"));
     let model = model_with(SCHEDULER, "num_train_timesteps", json!(10));
     let request = GenerateRequest { num_steps: 11, ..Default::default() };
-    assert!(matches!(Pipeline::check(model.path(), &request), Err(PipelineError::Request(_))));
+    assert!(matches!(checked(model.path(), &request), Err(PipelineError::Request(_))));
 }
 
 #[test]

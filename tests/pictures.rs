@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use ipa_clip::{VisionConfig, VisionTower, load_image, pixel_tensor};
 use ipa_core::tch::nn;
+use ipa_formats::ModelFiles;
 use ipa_sample::{GenerateRequest, Generated, ImageEncoder, Pictures, Pipeline, PipelineError, SamplerKind};
 use serde_json::Value;
 use support::{F32, Fixture, TOLERANCE, completed, fixture_path, relative_error, tiny_sd};
@@ -280,7 +281,8 @@ fn a_model_for_inpainting_asks_for_a_mask() {
     let case = Case::named("text_only");
     let error = model.plain.generate(&case.request, &[], |_| GO).unwrap_err().to_string();
     assert!(error.contains("`--mask`"), "{error}");
-    let error = Pipeline::check(folder.path(), &case.request).unwrap_err().to_string();
+    let files = ModelFiles::open(folder.path()).unwrap();
+    let error = Pipeline::check(&files, &case.request).unwrap_err().to_string();
     assert!(error.contains("`--mask`"), "{error}");
 }
 

@@ -11,8 +11,13 @@ use std::path::Path;
 
 use ipa_core::tch::{Kind, Tensor};
 use ipa_core::{Checkpoint, save_tensors};
-use ipa_sample::{GenerateRequest, Pipeline};
-use support::{F32, Fixture, fixture_path, tiny_sd};
+use ipa_formats::{
+    Component, FolderTensors, ModelFiles, ModelOptions, PredictionType, TensorBytes, Weights, plan_single_file,
+    weights_file, write_safetensors,
+};
+use ipa_sample::{GenerateRequest, Pipeline, PipelineError};
+use serde_json::{Value, json};
+use support::{F32, Fixture, completed, fixture_path, tiny_sd};
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const TEXT: &str = "text_encoder/model.safetensors";
@@ -38,7 +43,10 @@ fn model(change: impl FnOnce(&Path)) -> tempfile::TempDir {
 }
 
 fn latents(model: &Path, adapter: &Path) -> Tensor {
-    let pipeline = Pipeline::load(model, F32).unwrap().with_adapter(adapter, None).unwrap();
+    drawn(Pipeline::load(model, F32).unwrap().with_adapter(adapter, None).unwrap())
+}
+
+fn drawn(pipeline: Pipeline) -> Tensor {
     let request = GenerateRequest { prompt: "a red square".into(), num_steps: 2, ..GenerateRequest::default() };
     let reference = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 99]));
     pipeline.generate(&request, &[reference], |_| ControlFlow::Continue(())).unwrap().latents
@@ -100,4 +108,166 @@ fn weights_in_half_precision_are_within_its_rounding() {
         let full = full.tensor(&name).unwrap();
         assert_eq!(variable, full.to_kind(Kind::Half).to_kind(Kind::Float), "{name}");
     }
+}
+
+fn set(config: &Path, fields: &[(&str, Value)]) {
+    let mut value: Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
+    for (field, new) in fields {
+        value[field] = new.clone();
+    }
+    fs::write(config, value.to_string()).unwrap();
+}
+
+/// A tiny model with the numbers of heads and groups that single files are taken to have, which no tensor shows.
+fn with_usual_numbers(model: &str) -> tempfile::TempDir {
+    let (unet_heads, groups, text_heads) = match model {
+        "tiny_sd" => (json!(8), 8, 1),
+        _ => (json!([1, 2]), 16, 5),
+    };
+    let folder = completed(model);
+    let unet = [("attention_head_dim", unet_heads), ("norm_num_groups", json!(groups))];
+    set(&folder.path().join("unet/config.json"), &unet);
+    set(&folder.path().join("text_encoder/config.json"), &[("num_attention_heads", json!(text_heads))]);
+    folder
+}
+
+/// The components of a folder as a single file's tensors.
+fn single_file_tensors(folder: &Path, components: &[Component]) -> Vec<TensorBytes<'static>> {
+    let open = |component: &Component| Weights::open(&weights_file(&folder.join(component.folder())).unwrap()).unwrap();
+    let weights: BTreeMap<Component, Weights> =
+        components.iter().map(|component| (*component, open(component))).collect();
+    let tensors: BTreeMap<Component, _> =
+        weights.iter().map(|(component, weights)| (*component, weights.tensors())).collect();
+    let of = |component| tensors.get(&component);
+    let folder = FolderTensors {
+        unet: of(Component::Unet),
+        vae: of(Component::Vae),
+        text_encoder: of(Component::TextEncoder),
+        version: None,
+    };
+    let make = |plan: ipa_formats::TensorPlan| {
+        let data: Vec<_> = plan.sources.iter().map(|name| weights[&plan.component].data(name).unwrap()).collect();
+        let data: Vec<&[u8]> = data.iter().map(AsRef::as_ref).collect();
+        let TensorBytes { name, dtype, shape, data } = plan.apply(&data).unwrap();
+        TensorBytes { name, dtype, shape, data: data.into_owned().into() }
+    };
+    plan_single_file(&folder).unwrap().into_iter().map(make).collect()
+}
+
+const ALL: [Component; 3] = [Component::Unet, Component::Vae, Component::TextEncoder];
+
+/// Writes a folder's single file elsewhere, with its tokenizer beside it.
+fn single_file(folder: &Path, components: &[Component]) -> tempfile::TempDir {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = elsewhere.path().join("model.safetensors");
+    write_safetensors(&path, single_file_tensors(folder, components), None).unwrap();
+    copy_folder(&folder.join("tokenizer"), &elsewhere.path().join("tokenizer"));
+    elsewhere
+}
+
+fn of_single_file(folder: &Path, options: ModelOptions) -> Result<Pipeline, PipelineError> {
+    let files = ModelFiles::open_with(&folder.join("model.safetensors"), options)?;
+    Pipeline::load_files(files, F32)
+}
+
+#[test]
+fn single_files_of_both_generations_draw_what_their_folders_draw() {
+    for model in ["tiny_sd", "tiny_sd2"] {
+        let folder = with_usual_numbers(model);
+        let single = single_file(folder.path(), &ALL);
+        let (adapter, encoder) = (folder.path().join(ADAPTER), folder.path().join("image_encoder"));
+        // A 1.x tokenizer beside a 2.x file: what fills up is known.
+        copy_folder(&tiny_sd("tokenizer"), &single.path().join("tokenizer"));
+        let pipeline = of_single_file(single.path(), ModelOptions::default()).unwrap();
+        let pipeline = pipeline.with_adapter(&adapter, Some(&encoder)).unwrap();
+        let of_folder = Pipeline::load(folder.path(), F32).unwrap().with_adapter(&adapter, None).unwrap();
+        assert_eq!(draw_small(pipeline), draw_small(of_folder), "{model}");
+    }
+}
+
+/// At a size of its own, as single files are taken to be trained at the published one.
+fn draw_small(pipeline: Pipeline) -> Tensor {
+    let request = GenerateRequest {
+        prompt: "a red square!".into(),
+        scheduler: Some("ddim".into()),
+        num_steps: 2,
+        width: Some(64),
+        height: Some(64),
+        ..GenerateRequest::default()
+    };
+    let reference = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 99]));
+    pipeline.generate(&request, &[reference], |_| ControlFlow::Continue(())).unwrap().latents
+}
+
+#[test]
+fn what_a_single_file_lacks_is_asked_for_or_comes_from_elsewhere() {
+    let folder = with_usual_numbers("tiny_sd");
+    let single = single_file(folder.path(), &[Component::Unet, Component::TextEncoder]);
+    let refused = |options| of_single_file(single.path(), options).unwrap_err().to_string();
+    let error = refused(ModelOptions::default());
+    assert!(error.contains("holds no vae") && error.contains("`--vae`"), "{error}");
+
+    let vae_file = single_file(folder.path(), &[Component::Vae]);
+    for vae in [folder.path().join("vae"), folder.path().to_owned(), vae_file.path().join("model.safetensors")] {
+        let options = ModelOptions { vae: Some(vae), ..ModelOptions::default() };
+        assert!(of_single_file(single.path(), options).is_ok());
+    }
+    let vae = Some(folder.path().join("vae"));
+    fs::remove_dir_all(single.path().join("tokenizer")).unwrap();
+    let error = refused(ModelOptions { vae: vae.clone(), ..ModelOptions::default() });
+    assert!(error.contains("`--tokenizer`"), "{error}");
+    let tokenizer = Some(tiny_sd("tokenizer"));
+    assert!(of_single_file(single.path(), ModelOptions { vae, tokenizer, ..ModelOptions::default() }).is_ok());
+}
+
+#[test]
+fn averages_are_taken_where_they_are_asked_for_and_there() {
+    let folder = with_usual_numbers("tiny_sd");
+    let single = single_file(folder.path(), &ALL);
+    let ema = || ModelOptions { ema: true, ..ModelOptions::default() };
+    let error = std::error::Error::source(&of_single_file(single.path(), ema()).unwrap_err()).unwrap().to_string();
+    assert!(error.contains("model_ema.diffusion_model"), "{error}");
+    let error = ModelFiles::open_with(folder.path(), ema()).unwrap_err().to_string();
+    assert!(error.contains("no single file"), "{error}");
+
+    // Averages that are the weights themselves, and weights that are something else.
+    let tensors = single_file_tensors(folder.path(), &ALL).into_iter().flat_map(|tensor| {
+        let Some(name) = tensor.name.strip_prefix("model.diffusion_model.") else { return vec![tensor] };
+        let average =
+            TensorBytes { name: format!("model_ema.diffusion_model{}", name.replace('.', "")), ..tensor.clone() };
+        let zeros = vec![0; tensor.data.len()].into();
+        vec![average, TensorBytes { data: zeros, ..tensor }]
+    });
+    write_safetensors(&single.path().join("model.safetensors"), tensors.collect(), None).unwrap();
+    let averaged = of_single_file(single.path(), ema()).unwrap();
+    let own = of_single_file(single.path(), ModelOptions::default()).unwrap();
+    let expected = Pipeline::load(folder.path(), F32).unwrap();
+    let draw = |pipeline: Pipeline| {
+        let request = GenerateRequest {
+            num_steps: 1,
+            width: Some(64),
+            height: Some(64),
+            scheduler: Some("ddim".into()),
+            ..Default::default()
+        };
+        pipeline.generate(&request, &[], |_| ControlFlow::Continue(())).unwrap().latents
+    };
+    let expected = draw(expected);
+    assert_eq!(draw(averaged), expected);
+    assert_ne!(draw(own), expected);
+}
+
+#[test]
+fn what_a_model_predicts_can_be_said() {
+    let folder = with_usual_numbers("tiny_sd2");
+    let single = single_file(folder.path(), &ALL);
+    let epsilon = || ModelOptions { prediction_type: Some(PredictionType::Epsilon), ..ModelOptions::default() };
+    let of_folder = ModelFiles::open_with(folder.path(), epsilon()).unwrap();
+    let encoder = folder.path().join("image_encoder");
+    let with_adapter =
+        |pipeline: Pipeline| pipeline.with_adapter(&folder.path().join(ADAPTER), Some(&encoder)).unwrap();
+    let as_epsilon = draw_small(with_adapter(Pipeline::load_files(of_folder, F32).unwrap()));
+    let single_as_epsilon = draw_small(with_adapter(of_single_file(single.path(), epsilon()).unwrap()));
+    assert_eq!(single_as_epsilon, as_epsilon);
+    assert_ne!(as_epsilon, draw_small(with_adapter(Pipeline::load(folder.path(), F32).unwrap())));
 }

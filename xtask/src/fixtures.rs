@@ -70,7 +70,8 @@ fn scripts(folder: &Path) -> Result<Vec<PathBuf>> {
             found.push(script);
         }
     }
-    found.sort_by_key(|script| (!script.ends_with("tiny_sd.py"), script.clone()));
+    let is_tiny = |script: &Path| script.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tiny_"));
+    found.sort_by_key(|script| (!script.ends_with("tiny_sd.py"), !is_tiny(script), script.clone()));
     Ok(found)
 }
 
@@ -83,12 +84,12 @@ mod tests {
     fn programs_run_in_order_and_shared_modules_do_not() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("dialects")).unwrap();
-        for name in ["models.py", "tiny_sd.py", "dialects/make.py"] {
+        for name in ["models.py", "tiny_sd.py", "tiny_models.py", "dialects/make.py"] {
             fs::write(folder.path().join(name), "if __name__ == \"__main__\":\n    main()\n").unwrap();
         }
         fs::write(folder.path().join("common.py"), "def shared(): pass\n").unwrap();
         let scripts = scripts(folder.path()).unwrap();
         let names: Vec<_> = scripts.iter().map(|script| script.strip_prefix(folder.path()).unwrap()).collect();
-        assert_eq!(names, ["tiny_sd.py", "dialects/make.py", "models.py"].map(Path::new));
+        assert_eq!(names, ["tiny_sd.py", "tiny_models.py", "dialects/make.py", "models.py"].map(Path::new));
     }
 }

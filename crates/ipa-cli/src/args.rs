@@ -7,10 +7,11 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args, Command, ValueHint};
 use ipa_core::device::{DeviceError, parse_device, parse_kind};
 use ipa_core::tch::{Device, Kind};
+use ipa_formats::{ModelOptions, PredictionType};
 use ipa_train::TrainError;
 
 use crate::failure::UsageError;
-use crate::model::ModelSource;
+use crate::model::{self, ModelSource};
 
 /// Where and in which precision to compute.
 #[derive(Debug, Clone, Args)]
@@ -72,12 +73,43 @@ impl TypedValueParser for Suggested {
 /// The base model and its image encoder.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// Base model: a diffusers-style folder, or `pocket` for the small one inside this program
-    #[arg(long, value_name = "FOLDER|pocket", value_hint = ValueHint::DirPath)]
+    /// Base model: a diffusers-style folder, a single-file checkpoint (.safetensors, .ckpt), or `pocket` for the small
+    /// one inside this program
+    #[arg(long, value_name = "FOLDER|FILE|pocket", value_hint = ValueHint::AnyPath)]
     pub(crate) model: String,
+    /// An autoencoder in place of the model's own: its folder, or a single file that holds one
+    #[arg(long, value_name = "FILE|DIR")]
+    vae: Option<PathBuf>,
+    /// A tokenizer's folder in place of the model's own; single files have none and take it from `tokenizer` beside them
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    tokenizer: Option<PathBuf>,
+    /// Take the averaged weights (EMA) of a single file's UNet
+    #[arg(long)]
+    ema: bool,
+    /// What the UNet predicts, where the model's files do not say it: epsilon, v_prediction or sample
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    #[arg(value_parser = ["epsilon", "v_prediction", "sample"].map(PossibleValue::new))]
+    prediction_type: Option<String>,
     /// The adapter's image encoder: a transformers-style CLIP folder; without it, the model's own `image_encoder`
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) image_encoder: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// The model that was named, with the parts named beside it.
+    ///
+    /// # Errors
+    /// If there is no such model, or its files cannot be read.
+    pub(crate) fn source(&self) -> anyhow::Result<ModelSource> {
+        let known = [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample];
+        let options = ModelOptions {
+            vae: self.vae.clone(),
+            tokenizer: self.tokenizer.clone(),
+            ema: self.ema,
+            prediction_type: known.into_iter().find(|known| self.prediction_type.as_deref() == Some(known.name())),
+        };
+        model::resolve(&self.model, options)
+    }
 }
 
 /// An adapter beside a model that may bring one.

@@ -120,12 +120,12 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
     request.check()?;
     let options = args.device.options()?;
     output::check_folder(&args.output)?;
-    let source = model::resolve(&args.model.model)?;
+    let source = args.model.source()?;
     let adapter = args.adapter.file(&source)?;
     let cases = cases(args)?;
-    Pipeline::check(&source.folder, &request)?;
+    Pipeline::check(&source.files, &request)?;
     let clip = scores::clip_model(args.clip.as_deref(), &source, options)?;
-    let pipeline = Pipeline::load(&source.folder, options)?;
+    let pipeline = Pipeline::load_files(source.files.clone(), options)?;
     let pipeline = pipeline.with_adapter(adapter, args.model.image_encoder.as_deref())?;
 
     let bar = progress::bar((cases.len() * args.steps) as u64, "drawing", args.json);

@@ -7,13 +7,13 @@ use clap::Args;
 use ipa_adapter::IpAdapter;
 use ipa_core::tch::{self, Kind, Tensor};
 use ipa_core::{read_config, save_tensors};
-use ipa_formats::ModelFolder;
+use ipa_formats::Component;
 use ipa_sample::ImageEncoder;
 use ipa_unet::UnetConfig;
 use serde_json::json;
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
-use crate::{images, interrupt, model, output};
+use crate::{images, interrupt, output};
 
 /// Write what an adapter makes of images: CLIP embeddings and prompt tokens
 ///
@@ -44,14 +44,13 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
     interrupt::listen()?;
     let options = args.device.options()?;
     output::check_file(&args.output)?;
-    let source = model::resolve(&args.model.model)?;
+    let source = args.model.source()?;
     let adapter = args.adapter.file(&source)?;
     let pictures = images::load(&args.images)?;
 
-    let folder = ModelFolder::open(&source.folder)?;
-    let unet: UnetConfig = read_config(&folder.require("unet")?)?;
+    let unet: UnetConfig = read_config(&source.files.component(Component::Unet)?)?;
     let adapter = IpAdapter::load(adapter, &unet, options)?;
-    let encoder = ImageEncoder::of_model(&folder, args.model.image_encoder.as_deref(), options)?;
+    let encoder = ImageEncoder::of_model(&source.files, args.model.image_encoder.as_deref(), options)?;
     interrupt::stop_if_requested("nothing was written");
 
     let _no_grad = tch::no_grad_guard();

@@ -190,14 +190,14 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
             return Err(usage("`--save-latents` and `--output` are the same file: name two"));
         }
     }
-    let source = model::resolve(&args.model.model)?;
+    let source = args.model.source()?;
     let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
     let references = images::load(&request.images)?;
     let init = images::load(request.init_image.as_slice())?.pop();
     let mask = images::load(request.mask.as_slice())?.pop();
-    Pipeline::check(&source.folder, &request)?;
+    Pipeline::check(&source.files, &request)?;
 
-    let mut pipeline = Pipeline::load(&source.folder, options)?;
+    let mut pipeline = Pipeline::load_files(source.files.clone(), options)?;
     if let Some(adapter) = adapter {
         pipeline = pipeline.with_adapter(adapter, args.model.image_encoder.as_deref())?;
     }

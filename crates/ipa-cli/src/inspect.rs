@@ -14,11 +14,11 @@ use crate::{model, output};
 /// Longer values of a file's metadata are cut.
 const VALUE_CHARS: usize = 100;
 
-/// Tell what a model folder, a component or a weights file is, from its headers alone
+/// Tell what a model folder, a component, a single-file checkpoint or a weights file is, from its headers alone
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  ipa inspect pocket\n  ipa inspect pocket --tensors")]
 pub(crate) struct InspectArgs {
-    /// Weights file (safetensors, .bin, or the index of several), component folder, model folder, or `pocket`
+    /// Checkpoint or weights file (safetensors, .ckpt, .bin, or the index of several), component folder, model folder, or `pocket`
     #[arg(value_name = "FILE|FOLDER|pocket")]
     path: PathBuf,
     /// List every tensor
@@ -42,8 +42,8 @@ struct Inspected<'a> {
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let (path, adapter) = match args.path.to_str() {
         Some(model::POCKET) => {
-            let source = model::resolve(model::POCKET)?;
-            (source.folder, source.adapter)
+            let source = model::bundled()?;
+            (source.files.path().to_owned(), source.adapter)
         }
         _ => (args.path.clone(), None),
     };
@@ -121,15 +121,17 @@ fn describe_file(file: &FileInspection, tensors: bool, lines: &mut Vec<String>) 
     }
 }
 
-fn content(content: &Content) -> &'static str {
+fn content(content: &Content) -> String {
     match content {
-        Content::Adapter { .. } => "IP-Adapter",
-        Content::Unet => "UNet",
-        Content::Vae => "VAE",
-        Content::TextEncoder => "CLIP text encoder",
-        Content::ImageEncoder => "CLIP image encoder",
-        Content::Clip => "CLIP, both towers",
-        Content::Unknown => "tensors of no known model",
+        Content::Adapter { .. } => "IP-Adapter".to_owned(),
+        Content::SingleFile { info } => info.to_string(),
+        Content::Unet => "UNet".to_owned(),
+        Content::Vae => "VAE".to_owned(),
+        Content::TextEncoder => "CLIP text encoder".to_owned(),
+        Content::ImageEncoder => "CLIP image encoder".to_owned(),
+        Content::Clip => "CLIP, both towers".to_owned(),
+        Content::Other { what } => format!("{what}, which is not read here"),
+        Content::Unknown => "tensors of no known model".to_owned(),
     }
 }
 

@@ -1,48 +1,50 @@
-//! From the name of a model to its folder.
+//! From the name of a model to its files.
 
 #[cfg(feature = "pocket")]
-mod bundled;
+mod unpack;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use ipa_formats::{ModelFiles, ModelOptions};
 
 /// The name of the model inside this program.
 pub(crate) const POCKET: &str = "pocket";
 
-/// A model's folder and what came with it.
+/// A model's files and what came with them.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelSource {
-    /// A diffusers-style folder.
-    pub(crate) folder: PathBuf,
+    /// A diffusers-style folder or a single file.
+    pub(crate) files: ModelFiles,
     /// The adapter that comes with the model, if one does.
     pub(crate) adapter: Option<PathBuf>,
 }
 
-/// The model that `--model` names: `pocket`, or a folder.
+/// The model that `--model` names: `pocket`, a folder or a single file.
 ///
 /// # Errors
-/// If there is no such folder, or the bundled model cannot be unpacked.
-pub(crate) fn resolve(name: &str) -> Result<ModelSource> {
-    if name == POCKET {
-        let folder = pocket()?;
-        let adapter = Some(folder.join("ip_adapter.safetensors")).filter(|file| file.is_file());
-        return Ok(ModelSource { folder, adapter });
+/// If there is none, or the bundled model cannot be unpacked.
+pub(crate) fn resolve(name: &str, options: ModelOptions) -> Result<ModelSource> {
+    let path = if name == POCKET { pocket()? } else { PathBuf::from(name) };
+    if !path.exists() {
+        bail!("there is no model {name}: give the path of a diffusers-style folder or a single file, or `{POCKET}`");
     }
-    let folder = PathBuf::from(name);
-    if folder.is_file() {
-        bail!("{name} is a file: give a diffusers-style model folder, or `{POCKET}`; single files are not read yet");
-    }
-    if !folder.is_dir() {
-        bail!("there is no model {name}: give the path of a diffusers-style model folder, or `{POCKET}`");
-    }
-    Ok(ModelSource { folder, adapter: None })
+    let adapter = (name == POCKET).then(|| path.join("ip_adapter.safetensors")).filter(|file| file.is_file());
+    Ok(ModelSource { files: ModelFiles::open_with(&path, options)?, adapter })
+}
+
+/// The model inside this program, as it is.
+///
+/// # Errors
+/// As [`resolve`].
+pub(crate) fn bundled() -> Result<ModelSource> {
+    resolve(POCKET, ModelOptions::default())
 }
 
 /// Whether this program carries the pocket model.
 pub(crate) fn has_pocket() -> bool {
     #[cfg(feature = "pocket")]
-    return bundled::is_there();
+    return unpack::is_there();
     #[cfg(not(feature = "pocket"))]
     return false;
 }
@@ -53,7 +55,7 @@ fn pocket() -> Result<PathBuf> {
         bail!("this program was built without the pocket model: build it with the feature `pocket`, or name a folder");
     }
     #[cfg(feature = "pocket")]
-    return bundled::unpacked();
+    return unpack::unpacked();
     #[cfg(not(feature = "pocket"))]
     unreachable!("there is none");
 }

@@ -15,7 +15,7 @@ use crate::model::ModelSource;
 /// # Errors
 /// If there is none, or it cannot be loaded.
 pub(crate) fn clip_model(named: Option<&Path>, source: &ModelSource, options: (Device, Kind)) -> Result<ClipModel> {
-    let own = Some(source.folder.join("clip")).filter(|folder| folder.is_dir());
+    let own = source.files.folder("clip");
     let folder: PathBuf = named.map(Path::to_path_buf).or(own).context(
         "nothing to score with: name a whole CLIP with `--clip`, such as a folder of openai/clip-vit-large-patch14",
     )?;

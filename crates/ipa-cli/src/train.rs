@@ -110,8 +110,8 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     }?;
     let dataset = Dataset::open(&args.data)?;
     let init = args.init_adapter.as_deref().map(adapter_file).transpose()?;
-    let source = model::resolve(&args.model.model)?;
-    let models = FrozenModels::load(&source.folder, args.model.image_encoder.as_deref(), options)?;
+    let source = args.model.source()?;
+    let models = FrozenModels::load_files(&source.files, args.model.image_encoder.as_deref(), options)?;
     let config = args.settings.over(TrainConfig::mini(models.native_side()));
 
     let bar = progress::bar(dataset.len() as u64, "encoding", args.json);
@@ -137,7 +137,7 @@ fn adapter_file(name: &Path) -> Result<PathBuf> {
     if name != Path::new(POCKET) {
         return Ok(name.to_owned());
     }
-    model::resolve(POCKET)?.adapter.context("the pocket model in this program lacks its adapter")
+    model::bundled()?.adapter.context("the pocket model in this program lacks its adapter")
 }
 
 fn train(trainer: &mut Trainer, args: &TrainArgs) -> Result<()> {

@@ -69,13 +69,13 @@ impl ClipModel {
     /// [`ClipError`] naming the file at fault.
     pub fn load(folder: &FilePath, options: (Device, Kind)) -> Result<Self, ClipError> {
         let loaded: Component<ClipConfig, (TextTower, VisionTower)> =
-            load_component(folder, options, model_name, |vs, config: &ClipConfig| {
+            load_component(&folder.into(), options, model_name, |vs, config: &ClipConfig| {
                 let (text, vision) = config.towers();
                 (TextTower::new(&vs, &text), VisionTower::new(&vs, &vision))
             })?;
         let (text, vision) = loaded.model;
         Ok(Self {
-            tokenizer: ClipTokenizer::for_tower(folder, text.config())?,
+            tokenizer: ClipTokenizer::for_tower(folder, text.config(), None)?,
             processor: ImageProcessor::for_tower(folder, vision.config())?,
             text,
             vision,

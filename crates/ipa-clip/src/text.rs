@@ -1,10 +1,10 @@
 //! The text tower.
 
-use std::path::Path as FilePath;
-
 use ipa_core::layers::{Embedding, LayerNorm, Linear, embedding, layer_norm, linear_no_bias};
 use ipa_core::tch::{Device, Kind, Tensor, nn::Path};
 use ipa_core::{Component, WeightsError, load_component};
+
+use ipa_formats::ComponentFiles;
 
 use crate::TextConfig;
 use crate::encoder::{Encoder, EncoderConfig};
@@ -61,12 +61,12 @@ impl TextTower {
         }
     }
 
-    /// Loads a published `text_encoder` folder; tensor names may lack their `text_model.` prefix.
+    /// Loads a published `text_encoder` folder, or that part of a single file; tensor names may lack their `text_model.` prefix.
     ///
     /// # Errors
     /// [`WeightsError`] naming the file, and the field or tensor, at fault.
-    pub fn load(folder: &FilePath, options: (Device, Kind)) -> Result<Self, WeightsError> {
-        Ok(Self::load_with_variables(folder, options)?.model)
+    pub fn load(files: impl Into<ComponentFiles>, options: (Device, Kind)) -> Result<Self, WeightsError> {
+        Ok(Self::load_with_variables(files, options)?.model)
     }
 
     /// As [`TextTower::load`], with sizes and variables.
@@ -74,10 +74,10 @@ impl TextTower {
     /// # Errors
     /// As [`TextTower::load`].
     pub fn load_with_variables(
-        folder: &FilePath,
+        files: impl Into<ComponentFiles>,
         options: (Device, Kind),
     ) -> Result<Component<TextConfig, Self>, WeightsError> {
-        load_component(folder, options, model_name, |vs, config| Self::new(&vs, config))
+        load_component(&files.into(), options, model_name, |vs, config| Self::new(&vs, config))
     }
 
     /// The sizes it was built with.

@@ -42,7 +42,10 @@ impl ClipTokenizer {
     /// # Errors
     /// Any [`TokenizerError`] but [`TokenizerError::Tower`] and [`TokenizerError::Encode`].
     pub fn from_folder(dir: &Path) -> Result<Self, TokenizerError> {
-        let files = TokenizerFiles::read(dir)?;
+        Self::of_files(dir, TokenizerFiles::read(dir)?)
+    }
+
+    fn of_files(dir: &Path, files: TokenizerFiles) -> Result<Self, TokenizerError> {
         let max_length = files.max_length;
         let specials = [("bos_token", &files.bos), ("eos_token", &files.eos), ("pad_token", &files.pad)]
             .map(|(role, token)| (role, token.content.clone()));
@@ -53,12 +56,17 @@ impl ClipTokenizer {
         Ok(Self { tokenizer, max_length, bos_id: bos_id?, eos_id: eos_id?, pad_id: pad_id? })
     }
 
-    /// As [`from_folder`](Self::from_folder), for a text tower that has to know every id and every place.
+    /// As [`from_folder`](Self::from_folder), for a text tower that has to know every id and every place. `pad_token`
+    /// fills up in place of the one that the folder names.
     ///
     /// # Errors
     /// Any [`TokenizerError`] but [`TokenizerError::Encode`].
-    pub fn for_tower(dir: &Path, tower: &TextConfig) -> Result<Self, TokenizerError> {
-        let tokenizer = Self::from_folder(dir)?;
+    pub fn for_tower(dir: &Path, tower: &TextConfig, pad_token: Option<&str>) -> Result<Self, TokenizerError> {
+        let mut files = TokenizerFiles::read(dir)?;
+        if let Some(pad) = pad_token {
+            files.pad = AddedToken::from(pad, true);
+        }
+        let tokenizer = Self::of_files(dir, files)?;
         let (max_length, last_id) = (tokenizer.max_length as i64, tokenizer.last_id());
         let (positions, vocab_size) = (tower.max_position_embeddings, tower.vocab_size);
         let fits = |field, found, allowed| match found <= allowed {

@@ -68,7 +68,7 @@ impl VisionTower {
     /// # Errors
     /// [`WeightsError`] naming the file, and the field or tensor, at fault.
     pub fn load(folder: &FilePath, options: (Device, Kind)) -> Result<Self, WeightsError> {
-        Ok(load_component(folder, options, model_name, |vs, config| Self::new(&vs, config))?.model)
+        Ok(load_component(&folder.into(), options, model_name, |vs, config| Self::new(&vs, config))?.model)
     }
 
     /// The sizes it was built with.

@@ -155,12 +155,15 @@ fn in_file(error: &TokenizerError, name: &str) -> bool {
 #[test]
 fn towers_of_fewer_tokens_or_places_are_refused_by_field() {
     let tower = TextConfig { vocab_size: 1114, ..TextConfig::clip_l() };
-    assert!(ClipTokenizer::for_tower(&fixture(), &tower).is_ok());
+    assert!(ClipTokenizer::for_tower(&fixture(), &tower, None).is_ok());
+    let padded = ClipTokenizer::for_tower(&fixture(), &tower, Some("!")).unwrap();
+    assert_eq!(padded.encode("").unwrap()[1..], [&[padded.eos_id()][..], &[padded.pad_id(); 75]].concat());
+    assert_ne!(padded.pad_id(), padded.eos_id());
     for (tower, field) in [
         (TextConfig { vocab_size: 1113, ..tower.clone() }, "vocab_size"),
         (TextConfig { max_position_embeddings: 76, ..tower }, "max_position_embeddings"),
     ] {
-        let error = ClipTokenizer::for_tower(&fixture(), &tower).unwrap_err().to_string();
+        let error = ClipTokenizer::for_tower(&fixture(), &tower, None).unwrap_err().to_string();
         assert!(error.contains(field) && error.contains("fixtures/tokenizer"), "{error}");
     }
 }

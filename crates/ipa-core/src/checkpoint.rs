@@ -85,9 +85,13 @@ impl Checkpoint {
     /// # Errors
     /// [`WeightsError::File`] if a file cannot be read or does not hold together.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let weights = Weights::open(path)?;
+        Ok(Self::of(Weights::open(path)?))
+    }
+
+    /// Of weights that are open already.
+    pub fn of(weights: Weights) -> Self {
         let file_names = weights.names().map(|name| (name.to_owned(), name.to_owned())).collect();
-        Ok(Self { weights, file_names, doubles: Vec::new() })
+        Self { weights, file_names, doubles: Vec::new() }
     }
 
     /// Gives the file's tensors other names; a tensor for which `model_name` has none is left out.

@@ -1,8 +1,8 @@
-//! Loading one model from its published folder: `config.json` and a safetensors file beside it.
+//! Loading one model from its published folder, or from its part of a single-file checkpoint.
 
 use std::path::Path;
 
-use ipa_formats::FormatError;
+use ipa_formats::ComponentFiles;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, nn};
 
@@ -28,35 +28,33 @@ pub struct Component<C, M> {
     pub vs: nn::VarStore,
 }
 
-/// Loads a published folder strictly, converted to `kind` on `device`; nothing in it requires a gradient.
+/// Loads a published folder, or a part of a single file, strictly, converted to `kind` on `device`; nothing in it requires a gradient.
 ///
 /// `model_name` maps a tensor's name in the file to its name in the model, `None` for tensors to be left out.
 ///
 /// # Errors
 /// [`WeightsError`] naming the file, and the field or tensor, at fault.
 pub fn load_component<C: Config, M>(
-    folder: &Path,
+    files: &ComponentFiles,
     (device, kind): (Device, Kind),
     model_name: impl Fn(&str) -> Option<String>,
     build: impl FnOnce(nn::Path, &C) -> M,
 ) -> Result<Component<C, M>, WeightsError> {
-    let config: C = read_config(folder)?;
+    let config: C = read_config(files)?;
     let mut vs = nn::VarStore::new(device);
     vs.set_kind(kind);
     let model = build(vs.root(), &config);
-    Checkpoint::open(&ipa_formats::weights_file(folder)?)?.renamed(model_name).load_into(&vs)?;
+    Checkpoint::of(files.weights()?).renamed(model_name).load_into(&vs)?;
     Ok(Component { config, model, vs })
 }
 
-/// Reads and checks a folder's `config.json`.
+/// Reads and checks a model's configuration.
 ///
 /// # Errors
 /// [`WeightsError`] naming the file and the field at fault.
-pub fn read_config<C: Config>(folder: &Path) -> Result<C, WeightsError> {
-    match folder.is_file() {
-        true => Err(FormatError::NotAFolder { path: folder.into() }.into()),
-        false => read_config_file(&folder.join("config.json")),
-    }
+pub fn read_config<C: Config>(files: impl Into<ComponentFiles>) -> Result<C, WeightsError> {
+    let files = files.into();
+    checked(files.config()?, &files.config_path())
 }
 
 /// As [`read_config`] for a file of another name.
@@ -64,7 +62,10 @@ pub fn read_config<C: Config>(folder: &Path) -> Result<C, WeightsError> {
 /// # Errors
 /// As [`read_config`].
 pub fn read_config_file<C: Config>(path: &Path) -> Result<C, WeightsError> {
-    let config: C = ipa_formats::read_json(path)?;
+    checked(ipa_formats::read_json(path)?, path)
+}
+
+fn checked<C: Config>(config: C, path: &Path) -> Result<C, WeightsError> {
     match config.check() {
         Ok(()) => Ok(config),
         Err(reason) => Err(WeightsError::Config { path: path.into(), reason }),

@@ -56,7 +56,7 @@ pub enum FormatError {
     },
     /// No model where one was looked for; perhaps its public name was given.
     #[error(
-        "there is no model folder {path}; models are not downloaded yet: fetch it first and give the path of its folder"
+        "there is no model {path}; models are not downloaded yet: fetch it first and give the path of its folder or file"
     )]
     NoModel {
         /// What was given.
@@ -75,6 +75,29 @@ pub enum FormatError {
         path: PathBuf,
         /// The component.
         name: String,
+    },
+    /// A single file without a part that is needed.
+    #[error("{path} holds no {name}; choose a checkpoint that has it{}", if name == "vae" { ", or name one with `--vae`" } else { "" })]
+    MissingPart {
+        /// The file.
+        path: PathBuf,
+        /// The part.
+        name: String,
+    },
+    /// A single file, which never has a tokenizer, and nothing in its place.
+    #[error(
+        "{path} has no tokenizer, as single files never do; name the `tokenizer` folder of a model of the same \
+         generation with `--tokenizer`, or put one beside the file"
+    )]
+    NoTokenizer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Averages are told apart by their names in single files only.
+    #[error("{path} is no single file; averaged weights (EMA) can be chosen in those only")]
+    EmaOfFolder {
+        /// What was given.
+        path: PathBuf,
     },
     /// A component without its configuration.
     #[error("{path} has no config.json; copy the whole component, not the weights alone")]

@@ -9,7 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::adapter::{AdapterInfo, is_adapter, recognise_adapter};
-use crate::{Dtype, FormatError, ModelFolder, TensorInfo, Weights, read_json, weights_file};
+use crate::{
+    Dtype, FormatError, ModelFolder, SingleFileError, SingleFileInfo, SingleFileOptions, TensorInfo, Weights,
+    read_json, read_single_file, weights_file,
+};
 
 /// Configuration files that make a folder a component; only the first comes with weights.
 const CONFIG_NAMES: [&str; 4] =
@@ -55,6 +58,12 @@ pub enum Content {
         /// Its kind and sizes.
         adapter: AdapterInfo,
     },
+    /// A single-file checkpoint, or a model in such a file's names.
+    SingleFile {
+        /// What it was recognised as.
+        #[serde(rename = "checkpoint")]
+        info: SingleFileInfo,
+    },
     /// A denoising UNet.
     Unet,
     /// An image autoencoder.
@@ -65,6 +74,11 @@ pub enum Content {
     ImageEncoder,
     /// Both CLIP towers.
     Clip,
+    /// Something that is known and that this project does not read.
+    Other {
+        /// What it is, with its article.
+        what: String,
+    },
     /// Something else.
     Unknown,
 }
@@ -134,7 +148,7 @@ pub struct ModelInspection {
     pub problems: Vec<String>,
 }
 
-/// Inspects a safetensors or torch file, the index of several, a component's folder or a model folder.
+/// Inspects a single-file checkpoint, a safetensors or torch file, the index of several, a component's folder or a model folder.
 ///
 /// Reads headers and configuration only, so that a file of any size takes no time. A folder with
 /// broken parts is inspected as far as possible and lists its `problems`.
@@ -159,7 +173,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
 fn inspect_file(path: &Path) -> Result<FileInspection, FormatError> {
     let weights = Weights::open(path)?;
     let tensors = weights.tensors();
-    let content = content_of(&tensors).map_err(|source| FormatError::Adapter { path: path.to_owned(), source })?;
+    let content = content_of(&weights, &tensors)?;
     let summary = summarise(&weights);
     let listing = |(name, TensorInfo { dtype, shape })| TensorListing { name, dtype, shape };
     Ok(FileInspection {
@@ -170,9 +184,13 @@ fn inspect_file(path: &Path) -> Result<FileInspection, FormatError> {
     })
 }
 
-fn content_of(tensors: &BTreeMap<String, TensorInfo>) -> Result<Content, crate::AdapterError> {
+fn content_of(weights: &Weights, tensors: &BTreeMap<String, TensorInfo>) -> Result<Content, FormatError> {
+    let path = weights.path();
     if is_adapter(tensors) {
-        return recognise_adapter(tensors).map(|adapter| Content::Adapter { adapter });
+        let adapter = recognise_adapter(tensors);
+        return adapter
+            .map(|adapter| Content::Adapter { adapter })
+            .map_err(|source| FormatError::Adapter { path: path.to_owned(), source });
     }
     let has = |start: &str| tensors.keys().any(|name| name.starts_with(start));
     let text = has("text_model.") || has("embeddings.token_embedding.");
@@ -183,8 +201,19 @@ fn content_of(tensors: &BTreeMap<String, TensorInfo>) -> Result<Content, crate::
         () if text && vision => Content::Clip,
         () if text => Content::TextEncoder,
         () if vision => Content::ImageEncoder,
-        () => Content::Unknown,
+        () => return single_file(weights, tensors),
     })
+}
+
+/// A checkpoint in a single file's names, of this family or another.
+fn single_file(weights: &Weights, tensors: &BTreeMap<String, TensorInfo>) -> Result<Content, FormatError> {
+    let options = SingleFileOptions { global_step: weights.global_step(), ..SingleFileOptions::default() };
+    match read_single_file(tensors, &options) {
+        Ok(single) => Ok(Content::SingleFile { info: single.info }),
+        Err(SingleFileError::Other { what }) => Ok(Content::Other { what }),
+        Err(SingleFileError::Unknown) => Ok(Content::Unknown),
+        Err(source) => Err(FormatError::SingleFile { path: weights.path().to_owned(), source: Box::new(source) }),
+    }
 }
 
 fn summarise(weights: &Weights) -> WeightsSummary {

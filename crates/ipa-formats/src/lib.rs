@@ -8,6 +8,7 @@
 //! - [`ModelFolder`], [`weights_file`] and [`read_json`] know the diffusers folder layout, and [`Weights`] are the
 //!   tensors of a component in whichever files of it they lie;
 //! - [`published_number`] maps the UNet's cross-attention layers to the numbers in adapter files;
+//! - [`ModelFiles`] is a model in either form, whose parts are loaded in one way;
 //! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back;
 //! - [`inspect`] and [`recognise_adapter`] tell what a file or folder is from its headers.
 //!
@@ -41,6 +42,7 @@ mod error;
 mod inspect;
 mod layout;
 mod mapped;
+mod model_files;
 mod numbering;
 mod pickle;
 mod safetensors;
@@ -57,6 +59,7 @@ pub use inspect::{
     WeightsSummary, inspect,
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
+pub use model_files::{ComponentFiles, ModelFiles, ModelOptions, OpenSingleFile, SchedulerFields};
 pub use numbering::{SiteCounts, published_number};
 pub use pickle::{PlainValue, TorchError, TorchFile, TorchIndex};
 pub use safetensors::{

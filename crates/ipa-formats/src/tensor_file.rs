@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::mapped::map_file;
 use crate::pickle::is_torch;
-use crate::{FormatError, SafetensorsFile, TensorInfo, TorchFile};
+use crate::{FormatError, PlainValue, SafetensorsFile, TensorInfo, TorchFile};
 
 /// A memory-mapped file of named tensors: safetensors, or what `torch.save` wrote.
 ///
@@ -85,6 +85,17 @@ impl TensorFile {
         match self {
             Self::Safetensors(file) => file.metadata(),
             Self::Torch(_) => &NONE,
+        }
+    }
+
+    /// The number of training steps that `.ckpt` files store beside their tensors.
+    pub fn global_step(&self) -> Option<u64> {
+        match self {
+            Self::Torch(file) => match file.values().get("global_step") {
+                Some(PlainValue::Int(steps)) => u64::try_from(*steps).ok(),
+                _ => None,
+            },
+            Self::Safetensors(_) => None,
         }
     }
 

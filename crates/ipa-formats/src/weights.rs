@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::{FormatError, TensorFile, TensorInfo, read_json};
+use crate::{FormatError, Operation, TensorFile, TensorInfo, TensorPlan, read_json};
 
 /// Names of weights files, most wanted first: full precision before half, safetensors before pickles, one file before
 /// an index of several.
@@ -60,8 +61,17 @@ pub fn weights_file(component: &Path) -> Result<PathBuf, FormatError> {
 #[derive(Debug)]
 pub struct Weights {
     path: PathBuf,
-    files: Vec<TensorFile>,
-    file_of: BTreeMap<String, usize>,
+    files: Vec<Arc<TensorFile>>,
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+enum Place {
+    /// Under its own name in one of the files.
+    File(usize),
+    /// Made of tensors of the only file, which has another layout.
+    Planned(TensorPlan),
 }
 
 #[derive(Deserialize)]
@@ -79,8 +89,14 @@ impl Weights {
             return Self::open_parts(path);
         }
         let file = TensorFile::open(path)?;
-        let file_of = file.names().map(|name| (name.to_owned(), 0)).collect();
-        Ok(Self { path: path.to_owned(), files: vec![file], file_of })
+        let places = file.names().map(|name| (name.to_owned(), Place::File(0))).collect();
+        Ok(Self { path: path.to_owned(), files: vec![Arc::new(file)], places })
+    }
+
+    /// Tensors that are made of those of a file with another layout.
+    pub(crate) fn planned(file: Arc<TensorFile>, plans: impl Iterator<Item = TensorPlan>) -> Self {
+        let places = plans.map(|plan| (plan.name.clone(), Place::Planned(plan))).collect();
+        Self { path: file.path().to_owned(), files: vec![file], places }
     }
 
     fn open_parts(path: &Path) -> Result<Self, FormatError> {
@@ -91,22 +107,22 @@ impl Weights {
             return Err(fault(format!("it lists {} files, at most {MAX_PARTS} are read", parts.len())));
         }
         let open = |part: &&String| match is_plain_name(part) {
-            true => TensorFile::open(&path.with_file_name(part)),
+            true => TensorFile::open(&path.with_file_name(part)).map(Arc::new),
             false => Err(fault(format!("`{part}` is not the name of a file beside it"))),
         };
         let files = parts.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let mut file_of = BTreeMap::new();
+        let mut places = BTreeMap::new();
         for (index, (part, file)) in parts.iter().zip(&files).enumerate() {
             for name in file.names() {
                 if weight_map.get(name) != Some(part) {
                     return Err(fault(format!("{part} holds `{name}`, which is not listed there")));
                 }
-                file_of.insert(name.to_owned(), index);
+                places.insert(name.to_owned(), Place::File(index));
             }
         }
-        match weight_map.iter().find(|(name, _)| !file_of.contains_key(*name)) {
+        match weight_map.iter().find(|(name, _)| !places.contains_key(*name)) {
             Some((name, part)) => Err(fault(format!("{part} lacks `{name}`, which is listed there"))),
-            None => Ok(Self { path: path.to_owned(), files, file_of }),
+            None => Ok(Self { path: path.to_owned(), files, places }),
         }
     }
 
@@ -117,17 +133,37 @@ impl Weights {
 
     /// Names of the tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.file_of.keys().map(String::as_str)
+        self.places.keys().map(String::as_str)
     }
 
     /// Element type and shape of a tensor.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.file(name)?.tensors().get(name)
+        match self.places.get(name)? {
+            Place::File(index) => self.files.get(*index)?.tensors().get(name),
+            Place::Planned(plan) => Some(&plan.info),
+        }
     }
 
     /// Little-endian bytes of a tensor, row-major: borrowed where they lie so in the file, otherwise copied.
     pub fn data(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        self.file(name)?.data(name)
+        match self.places.get(name)? {
+            Place::File(index) => self.files.get(*index)?.data(name),
+            Place::Planned(plan) => self.planned_data(plan),
+        }
+    }
+
+    fn planned_data(&self, plan: &TensorPlan) -> Option<Cow<'_, [u8]>> {
+        let file = self.files.first()?;
+        match (&plan.sources[..], plan.operation) {
+            // Owned by nobody else where the file's own bytes have to be put in order.
+            ([source], Operation::AsIs | Operation::Reshape) => file.data(source),
+            (sources, _) => {
+                let data = sources.iter().map(|source| file.data(source)).collect::<Option<Vec<_>>>()?;
+                let borrowed: Vec<&[u8]> = data.iter().map(Cow::as_ref).collect();
+                // The plan was made for this very file, so its sizes fit.
+                plan.apply(&borrowed).ok().map(|made| Cow::Owned(made.data.into_owned()))
+            }
+        }
     }
 
     /// Element types and shapes of all tensors.
@@ -137,16 +173,17 @@ impl Weights {
 
     /// Free text entries of the headers.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        self.files.iter().flat_map(TensorFile::metadata).map(|(key, text)| (key.clone(), text.clone())).collect()
+        self.files.iter().flat_map(|file| file.metadata()).map(|(key, text)| (key.clone(), text.clone())).collect()
+    }
+
+    /// [`TensorFile::global_step`] of a single file.
+    pub(crate) fn global_step(&self) -> Option<u64> {
+        self.files.iter().find_map(|file| file.global_step())
     }
 
     /// Length of all files in bytes.
     pub fn num_bytes(&self) -> u64 {
-        self.files.iter().map(TensorFile::file_len).sum()
-    }
-
-    fn file(&self, name: &str) -> Option<&TensorFile> {
-        self.files.get(*self.file_of.get(name)?)
+        self.files.iter().map(|file| file.file_len()).sum()
     }
 }
 

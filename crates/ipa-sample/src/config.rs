@@ -126,14 +126,12 @@ impl SchedulerConfig {
         }
     }
 
-    /// Reads `scheduler_config.json` of a model's `scheduler` folder as the model's own sampler does, or, where that is
-    /// none of [`SamplerKind`], as DDIM.
+    /// [`SchedulerFile::own_config`] of a model's `scheduler` folder.
     ///
     /// # Errors
     /// [`WeightsError`] naming the file and the field at fault.
     pub fn from_folder(folder: &Path) -> Result<Self, WeightsError> {
-        let file = SchedulerFile::open(folder)?;
-        file.config(file.kind().unwrap_or(SamplerKind::Ddim))
+        SchedulerFile::open(folder)?.own_config()
     }
 }
 

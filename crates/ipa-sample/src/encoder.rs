@@ -5,7 +5,7 @@ use std::path::Path;
 use image::RgbImage;
 use ipa_clip::{ImageProcessor, VisionTower};
 use ipa_core::tch::{self, Device, Kind, Tensor};
-use ipa_formats::ModelFolder;
+use ipa_formats::ModelFiles;
 
 use crate::PipelineError;
 
@@ -23,17 +23,13 @@ impl ImageEncoder {
     ///
     /// # Errors
     /// [`PipelineError`] naming the file at fault, or that there is no such folder.
-    pub fn of_model(
-        model: &ModelFolder,
-        folder: Option<&Path>,
-        options: (Device, Kind),
-    ) -> Result<Self, PipelineError> {
+    pub fn of_model(model: &ModelFiles, folder: Option<&Path>, options: (Device, Kind)) -> Result<Self, PipelineError> {
         if let Some(folder) = folder {
             return Self::load(folder, None, options);
         }
-        let own = model.component("image_encoder");
+        let own = model.folder("image_encoder");
         let own = own.ok_or_else(|| PipelineError::NoImageEncoder { model: model.path().to_path_buf() })?;
-        Self::load(&own, model.component("feature_extractor").as_deref(), options)
+        Self::load(&own, model.folder("feature_extractor").as_deref(), options)
     }
 
     /// Loads a transformers-style folder, with the `preprocessor_config.json` of `processor_folder` or else of its own;

@@ -1,8 +1,8 @@
-//! Whether the parts of a model folder belong together, and the size they draw at together.
+//! Whether the parts of a model belong together, and the size they draw at together.
 
 use ipa_clip::TextConfig;
 use ipa_core::{Config, read_config};
-use ipa_formats::{ModelFolder, ModelTask};
+use ipa_formats::{Component, ModelFiles, ModelTask};
 use ipa_unet::UnetConfig;
 use ipa_vae::VaeConfig;
 
@@ -15,10 +15,10 @@ use crate::PipelineError;
 ///
 /// # Errors
 /// [`PipelineError::Parts`] naming the two fields that differ; as for loading if a part cannot be read.
-pub fn check_parts(folder: &ModelFolder) -> Result<ModelTask, PipelineError> {
-    let text: TextConfig = part(folder, "text_encoder")?;
-    let unet: UnetConfig = part(folder, "unet")?;
-    let vae: VaeConfig = part(folder, "vae")?;
+pub fn check_parts(model: &ModelFiles) -> Result<ModelTask, PipelineError> {
+    let text: TextConfig = part(model, Component::TextEncoder)?;
+    let unet: UnetConfig = part(model, Component::Unet)?;
+    let vae: VaeConfig = part(model, Component::Vae)?;
     let latents = ("vae", "latent_channels", vae.latent_channels);
     // Beside the noisy latents: a mask and a masked picture's latents.
     let is_inpainting = unet.in_channels == 2 * vae.latent_channels + 1;
@@ -30,8 +30,9 @@ pub fn check_parts(folder: &ModelFolder) -> Result<ModelTask, PipelineError> {
     ];
     match pairs.into_iter().find(|((.., found), (.., expected))| found != expected) {
         Some((found, expected)) => {
-            let said = |(part, field, value)| format!("`{field}` of {part}/config.json is {value}");
-            Err(PipelineError::Parts { model: folder.path().into(), found: said(found), expected: said(expected) })
+            let place = if model.single_file().is_some() { "" } else { "/config.json" };
+            let said = |(part, field, value)| format!("`{field}` of {part}{place} is {value}");
+            Err(PipelineError::Parts { model: model.path().into(), found: said(found), expected: said(expected) })
         }
         None if is_inpainting => Ok(ModelTask::Inpainting),
         None => Ok(ModelTask::TextToImage),
@@ -50,8 +51,8 @@ pub fn native_side(unet: &UnetConfig, vae: &VaeConfig) -> u32 {
     (latents * vae.downsampling()) as u32
 }
 
-fn part<C: Config>(folder: &ModelFolder, name: &str) -> Result<C, PipelineError> {
-    Ok(read_config(&folder.require(name)?)?)
+fn part<C: Config>(model: &ModelFiles, part: Component) -> Result<C, PipelineError> {
+    Ok(read_config(&model.component(part)?)?)
 }
 
 fn is_before_0_9(version: &str) -> bool {

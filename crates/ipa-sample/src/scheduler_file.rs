@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ipa_core::{Config, WeightsError};
-use ipa_formats::FormatError;
+use ipa_formats::{FormatError, ModelFiles, SchedulerFields};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -24,11 +24,29 @@ impl SchedulerFile {
     /// [`WeightsError`] if it cannot be read or is no JSON object.
     pub fn open(folder: &Path) -> Result<Self, WeightsError> {
         let path = folder.join("scheduler_config.json");
-        let text = with_numbers_for_infinities(&ipa_formats::read_text(&path)?);
-        let fields = serde_json::from_str(&text);
-        let fields =
-            fields.map_err(|source| FormatError::Json { path: path.clone(), field: ".".to_owned(), source })?;
-        Ok(Self::new(path, fields))
+        Self::read(path.clone(), &ipa_formats::read_text(&path)?)
+    }
+
+    /// The scheduler of a model, in whichever files that comes.
+    ///
+    /// # Errors
+    /// As [`SchedulerFile::open`], and if there is none.
+    pub fn of_model(model: &ModelFiles) -> Result<Self, WeightsError> {
+        let mut file = match model.scheduler()? {
+            (path, SchedulerFields::Text(text)) => Self::read(path, &text)?,
+            (path, SchedulerFields::Parsed(fields)) => Self::new(path, fields),
+        };
+        if let Some(known) = model.prediction_type() {
+            file.fields.insert("prediction_type".to_owned(), known.name().into());
+        }
+        Ok(file)
+    }
+
+    fn read(path: PathBuf, text: &str) -> Result<Self, WeightsError> {
+        match serde_json::from_str(&with_numbers_for_infinities(text)) {
+            Ok(fields) => Ok(Self::new(path, fields)),
+            Err(source) => Err(FormatError::Json { path, field: ".".to_owned(), source }.into()),
+        }
     }
 
     /// Of fields that were read elsewhere; `path` is what errors name.
@@ -83,6 +101,14 @@ impl SchedulerFile {
         config.check().map_err(|reason| self.refusal(reason))?;
         let offset = i64::from(self.is_own(kind) || self.fields.contains_key("steps_offset"));
         Ok(SchedulerConfig { steps_offset: offset, ..config })
+    }
+
+    /// What the model's own sampler reads, or DDIM where that is none of [`SamplerKind`].
+    ///
+    /// # Errors
+    /// As [`SchedulerFile::config`].
+    pub fn own_config(&self) -> Result<SchedulerConfig, WeightsError> {
+        self.config(self.kind().unwrap_or(SamplerKind::Ddim))
     }
 
     /// The range that `kind` clips its estimates of x₀ to, if it does.

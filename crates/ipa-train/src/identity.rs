@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ipa_core::device::kind_name;
-use ipa_formats::{FormatError, ModelFolder, Weights, sha256_file, weights_file};
+use ipa_formats::{Component, ComponentFiles, FormatError, ModelFiles, SchedulerFields, Weights, sha256_file};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -45,15 +45,27 @@ pub(crate) fn of_run(
 }
 
 /// A digest of every component that training computes with, by name.
-pub(crate) fn of_models(model: &ModelFolder, image_encoder: Option<&Path>) -> Result<Value, FormatError> {
-    let own = |name: &'static str| Some((name, model.component(name)?));
+pub(crate) fn of_models(model: &ModelFiles, image_encoder: Option<&Path>) -> Result<Value, FormatError> {
+    let mut digests = Map::new();
+    for component in [Component::TextEncoder, Component::Vae, Component::Unet] {
+        digests.insert(component.folder().to_owned(), of_component(&model.component(component)?)?.into());
+    }
+    digests.insert("tokenizer".to_owned(), hex_digest(&settings(&model.tokenizer()?)?).into());
+    let scheduler = match model.scheduler()?.1 {
+        SchedulerFields::Text(text) => text,
+        SchedulerFields::Parsed(fields) => Value::Object(fields).to_string(),
+    };
+    let scheduler = format!("{scheduler} {:?}", model.prediction_type());
+    digests.insert("scheduler".to_owned(), hex_digest(scheduler.as_bytes()).into());
+    let own = |name| Some((name, model.folder(name)?));
     let encoder = match image_encoder {
         Some(folder) => vec![("image_encoder", folder.to_path_buf())],
         None => ["image_encoder", "feature_extractor"].into_iter().filter_map(own).collect(),
     };
-    let parts = ["scheduler", "tokenizer", "text_encoder", "vae", "unet"].into_iter().filter_map(own).chain(encoder);
-    let digests = parts.map(|(name, folder)| Ok((name.to_owned(), Value::from(of_component(&folder)?))));
-    Ok(Value::Object(digests.collect::<Result<Map<_, _>, FormatError>>()?))
+    for (name, folder) in encoder {
+        digests.insert(name.to_owned(), of_component(&ComponentFiles::Folder(folder))?.into());
+    }
+    Ok(Value::Object(digests))
 }
 
 /// The first field, in the order of their names, in which two runs differ, such as `config.seed`.
@@ -69,24 +81,31 @@ fn difference_below(name: &str, found: &Value, expected: &Value) -> Option<Strin
     (found != expected).then(|| first().unwrap_or_else(|| name.to_owned()))
 }
 
-fn of_component(folder: &Path) -> Result<String, FormatError> {
-    let settings = SETTINGS.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
-    let settings = settings.map(|path| sha256_file(&path)).collect::<Result<Vec<_>, _>>()?;
-    let weights = match weights_file(folder) {
-        Ok(path) => tensor_starts(&path)?,
-        Err(_) => Vec::new(), // the scheduler, the tokenizer: what needs weights was loaded before
+fn of_component(files: &ComponentFiles) -> Result<String, FormatError> {
+    let settings = match files {
+        ComponentFiles::Folder(folder) => settings(folder)?,
+        ComponentFiles::Part(..) => files.config::<Value>()?.to_string().into_bytes(),
     };
-    Ok(hex_digest(&[settings.concat().into_bytes(), weights].concat()))
+    let weights = match files.weights() {
+        Ok(weights) => tensor_starts(&weights),
+        Err(_) => Vec::new(), // the feature extractor: what needs weights was loaded before
+    };
+    Ok(hex_digest(&[settings, weights].concat()))
+}
+
+/// Digests of the settings in a folder.
+fn settings(folder: &Path) -> Result<Vec<u8>, FormatError> {
+    let files = SETTINGS.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
+    Ok(files.map(|path| sha256_file(&path)).collect::<Result<Vec<_>, _>>()?.concat().into_bytes())
 }
 
 /// Name, kind, shape and first bytes of every tensor.
-fn tensor_starts(path: &Path) -> Result<Vec<u8>, FormatError> {
-    let weights = Weights::open(path)?;
+fn tensor_starts(weights: &Weights) -> Vec<u8> {
     let start = |name: &str| {
         let (info, data) = (weights.info(name), weights.data(name).unwrap_or_default());
         [format!("{name} {info:?} ").as_bytes(), &data[..data.len().min(TENSOR_BYTES)]].concat()
     };
-    Ok(weights.names().flat_map(start).collect())
+    weights.names().flat_map(start).collect()
 }
 
 fn hex_digest(bytes: &[u8]) -> String {
@@ -125,7 +144,7 @@ mod tests {
 
     #[test]
     fn settings_and_weights_tell_components_apart() {
-        let digest = |config, first| of_component(component(config, first).path()).unwrap();
+        let digest = |config, first| of_component(&component(config, first).path().into()).unwrap();
         assert_eq!(digest("{}", 0), digest("{}", 0));
         assert_ne!(digest("{}", 0), digest("{ }", 0));
         assert_ne!(digest("{}", 0), digest("{}", 1));

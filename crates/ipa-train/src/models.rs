@@ -5,9 +5,10 @@ use std::path::Path;
 use ipa_clip::{ClipTokenizer, TextTower, TokenizerError};
 use ipa_core::Component;
 use ipa_core::tch::{self, Device, Kind, Tensor};
-use ipa_formats::{ModelFolder, ModelTask};
+use ipa_formats::{self as formats, ModelFiles, ModelTask};
 use ipa_sample::{
-    ImageEncoder, NoiseSchedule, PipelineError, PredictionType, SchedulerConfig, check_parts, native_side,
+    ImageEncoder, NoiseSchedule, PipelineError, PredictionType, SchedulerConfig, SchedulerFile, check_parts,
+    native_side,
 };
 use ipa_unet::{Unet, UnetConfig};
 use ipa_vae::{DiagonalGaussian, Vae};
@@ -71,17 +72,28 @@ impl EncodedRow {
 }
 
 impl FrozenModels {
-    /// Loads a diffusers-style folder and a vision tower, from `image_encoder` or the folder's own.
+    /// Loads a model, a folder or a single file, and a vision tower, from `image_encoder` or the model's own.
     ///
     /// # Errors
     /// [`ModelsError`] naming the file at fault.
     pub fn load(model: &Path, image_encoder: Option<&Path>, options: (Device, Kind)) -> Result<Self, ModelsError> {
-        let folder = ModelFolder::open(model).map_err(PipelineError::from)?;
-        let scheduler = folder.require("scheduler").map_err(PipelineError::from)?;
-        let scheduler = SchedulerConfig::from_folder(&scheduler).map_err(PipelineError::from)?;
-        match (check_parts(&folder)?, scheduler.prediction_type) {
+        Self::load_files(&ModelFiles::open(model).map_err(PipelineError::from)?, image_encoder, options)
+    }
+
+    /// As [`FrozenModels::load`], of a model that is open already, perhaps with parts from elsewhere.
+    ///
+    /// # Errors
+    /// As [`FrozenModels::load`].
+    pub fn load_files(
+        model: &ModelFiles,
+        image_encoder: Option<&Path>,
+        options: (Device, Kind),
+    ) -> Result<Self, ModelsError> {
+        let scheduler =
+            SchedulerFile::of_model(model).and_then(|file| file.own_config()).map_err(PipelineError::from)?;
+        match (check_parts(model)?, scheduler.prediction_type) {
             (ModelTask::TextToImage, PredictionType::Epsilon) => {
-                Ok(Self::load_parts(&folder, &scheduler, image_encoder, options)?)
+                Ok(Self::load_parts(model, &scheduler, image_encoder, options)?)
             }
             (ModelTask::TextToImage, other) => Err(ModelsError::Prediction(other)),
             _ => Err(ModelsError::Inpainting),
@@ -89,21 +101,21 @@ impl FrozenModels {
     }
 
     fn load_parts(
-        folder: &ModelFolder,
+        model: &ModelFiles,
         scheduler: &SchedulerConfig,
         image_encoder: Option<&Path>,
         options: (Device, Kind),
     ) -> Result<Self, PipelineError> {
-        let encoder = ImageEncoder::of_model(folder, image_encoder, options)?;
-        let text = TextTower::load(&folder.require("text_encoder")?, options)?;
+        let encoder = ImageEncoder::of_model(model, image_encoder, options)?;
+        let text = TextTower::load(&model.component(formats::Component::TextEncoder)?, options)?;
         Ok(Self {
-            tokenizer: ClipTokenizer::for_tower(&folder.require("tokenizer")?, text.config())?,
+            tokenizer: ClipTokenizer::for_tower(&model.tokenizer()?, text.config(), model.pad_token())?,
             text,
-            vae: Vae::load(&folder.require("vae")?, options)?,
-            unet: Unet::load_with_variables(&folder.require("unet")?, options)?,
+            vae: Vae::load(&model.component(formats::Component::Vae)?, options)?,
+            unet: Unet::load_with_variables(&model.component(formats::Component::Unet)?, options)?,
             schedule: NoiseSchedule::new(scheduler),
             encoder,
-            digests: identity::of_models(folder, image_encoder)?,
+            digests: identity::of_models(model, image_encoder)?,
             options,
         })
     }

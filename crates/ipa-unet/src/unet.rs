@@ -1,10 +1,10 @@
 //! The whole network.
 
-use std::path::Path as FilePath;
-
 use ipa_core::layers::{Conv2d, GroupNorm, conv2d, group_norm};
 use ipa_core::tch::{Device, Kind, Tensor, nn::Path};
 use ipa_core::{Component, WeightsError, load_component, same_name};
+
+use ipa_formats::ComponentFiles;
 
 use crate::blocks::{Conditions, DownBlock, MidBlock, SiteCounter, UpBlock};
 use crate::time::TimeEmbedding;
@@ -46,12 +46,12 @@ impl Unet {
         }
     }
 
-    /// Loads a published `unet` folder.
+    /// Loads a published `unet` folder, or that part of a single file.
     ///
     /// # Errors
     /// [`WeightsError`] naming the file, and the field or tensor, at fault.
-    pub fn load(folder: &FilePath, options: (Device, Kind)) -> Result<Self, WeightsError> {
-        Ok(Self::load_with_variables(folder, options)?.model)
+    pub fn load(files: impl Into<ComponentFiles>, options: (Device, Kind)) -> Result<Self, WeightsError> {
+        Ok(Self::load_with_variables(files, options)?.model)
     }
 
     /// As [`Unet::load`], with the variables by name: training reads K and V from them.
@@ -59,10 +59,10 @@ impl Unet {
     /// # Errors
     /// As [`Unet::load`].
     pub fn load_with_variables(
-        folder: &FilePath,
+        files: impl Into<ComponentFiles>,
         options: (Device, Kind),
     ) -> Result<Component<UnetConfig, Self>, WeightsError> {
-        load_component(folder, options, same_name, |vs, config| Self::new(&vs, config))
+        load_component(&files.into(), options, same_name, |vs, config| Self::new(&vs, config))
     }
 
     /// The sizes it was built with.

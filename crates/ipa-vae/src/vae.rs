@@ -1,10 +1,10 @@
 //! Encoder, decoder, and the Gaussian between them.
 
-use std::path::Path as FilePath;
-
 use ipa_core::layers::{Conv2d, GroupNorm, conv2d, group_norm};
 use ipa_core::tch::{Device, Kind, Tensor, nn::Path};
 use ipa_core::{Component, WeightsError, load_component};
+
+use ipa_formats::ComponentFiles;
 
 use crate::VaeConfig;
 use crate::blocks::{DownBlock, MidBlock, NORM_EPS, UpBlock};
@@ -129,13 +129,13 @@ impl Vae {
         }
     }
 
-    /// Loads a published `vae` folder; files with the older attention names are read too.
+    /// Loads a published `vae` folder, or that part of a single file; files with the older attention names are read too.
     ///
     /// # Errors
     /// [`WeightsError`] naming the file, and the field or tensor, at fault.
-    pub fn load(folder: &FilePath, options: (Device, Kind)) -> Result<Self, WeightsError> {
+    pub fn load(files: impl Into<ComponentFiles>, options: (Device, Kind)) -> Result<Self, WeightsError> {
         let loaded: Component<VaeConfig, Self> =
-            load_component(folder, options, current_name, |vs, config| Self::new(&vs, config))?;
+            load_component(&files.into(), options, current_name, |vs, config| Self::new(&vs, config))?;
         Ok(loaded.model)
     }
 

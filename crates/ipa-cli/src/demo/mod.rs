@@ -116,7 +116,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     interrupt::listen()?;
     let (options, training_options) = (args.device.options()?, args.device.training_options()?);
     output::check_folder(&args.output)?;
-    let source = model::resolve(POCKET)?;
+    let source = model::bundled()?;
     let started = Instant::now();
 
     let data = pictures::write_dataset(&args.output.join("pictures"))?;
@@ -160,7 +160,7 @@ fn train(
     data: &Path,
     options: (Device, Kind),
 ) -> Result<(Vec<f64>, TrainConfig)> {
-    let models = FrozenModels::load(&source.folder, None, options)?;
+    let models = FrozenModels::load_files(&source.files, None, options)?;
     let config = args.settings(models.native_side());
     let init = base_adapter(source)?;
     let mut trainer = Trainer::new(&models, &Dataset::open(data)?, config.clone(), Some(&init), |_| {})?;
@@ -200,7 +200,7 @@ fn base_adapter(source: &ModelSource) -> Result<PathBuf> {
 }
 
 fn pipeline(source: &ModelSource, adapter: &Path, options: (Device, Kind)) -> Result<Pipeline> {
-    Ok(Pipeline::load(&source.folder, options)?.with_adapter(adapter, None)?)
+    Ok(Pipeline::load_files(source.files.clone(), options)?.with_adapter(adapter, None)?)
 }
 
 /// Three held-out pictures with their captions.

@@ -12,7 +12,7 @@ use ipa_clip::{ClipTokenizer, PreprocessError, TextConfig, TextTower, TokenizerE
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_core::{WeightsError, picture, read_config};
-use ipa_formats::{FormatError, ModelFolder, ModelTask};
+use ipa_formats::{Component, FormatError, ModelFiles, ModelTask};
 use ipa_unet::Unet;
 use ipa_vae::Vae;
 
@@ -51,7 +51,7 @@ pub enum PipelineError {
     /// There is nothing that turns pictures into embeddings.
     #[error("{model} has no `image_encoder` folder: name one with `--image-encoder`")]
     NoImageEncoder {
-        /// The model's folder.
+        /// The model.
         model: PathBuf,
     },
     /// The model's sampler is none of those that are built.
@@ -63,7 +63,7 @@ pub enum PipelineError {
     /// Parts that come from different models, or from one of another kind.
     #[error("the parts of {model} do not fit together: {found}, {expected}; take all of them from one model")]
     Parts {
-        /// The model's folder.
+        /// The model.
         model: PathBuf,
         /// What one part says of the other.
         found: String,
@@ -93,7 +93,7 @@ pub enum PipelineError {
 /// A Stable Diffusion model, ready to draw; optionally with an image-prompt adapter.
 #[derive(Debug)]
 pub struct Pipeline {
-    folder: ModelFolder,
+    files: ModelFiles,
     tokenizer: ClipTokenizer,
     text: TextTower,
     unet: Unet,
@@ -114,39 +114,47 @@ pub struct Generated {
 }
 
 impl Pipeline {
-    /// Loads a diffusers-style model folder.
+    /// Loads a diffusers-style model folder or a single-file checkpoint.
     ///
     /// # Errors
     /// [`PipelineError`] naming the file, and the field or tensor, at fault.
-    pub fn load(folder: &Path, options: (Device, Kind)) -> Result<Self, PipelineError> {
-        let folder = ModelFolder::open(folder)?;
-        let scheduler = SchedulerFile::open(&folder.require("scheduler")?)?;
-        let task = check_parts(&folder)?;
-        let text = TextTower::load(&folder.require("text_encoder")?, options)?;
+    pub fn load(model: &Path, options: (Device, Kind)) -> Result<Self, PipelineError> {
+        Self::load_files(ModelFiles::open(model)?, options)
+    }
+
+    /// As [`Pipeline::load`], of a model that is open already, perhaps with parts from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn load_files(files: ModelFiles, options: (Device, Kind)) -> Result<Self, PipelineError> {
+        let scheduler = SchedulerFile::of_model(&files)?;
+        let task = check_parts(&files)?;
+        let tokenizer_folder = files.tokenizer()?;
+        let text = TextTower::load(&files.component(Component::TextEncoder)?, options)?;
         Ok(Self {
-            tokenizer: ClipTokenizer::for_tower(&folder.require("tokenizer")?, text.config())?,
+            tokenizer: ClipTokenizer::for_tower(&tokenizer_folder, text.config(), files.pad_token())?,
             text,
-            unet: Unet::load(&folder.require("unet")?, options)?,
-            vae: Vae::load(&folder.require("vae")?, options)?,
+            unet: Unet::load(&files.component(Component::Unet)?, options)?,
+            vae: Vae::load(&files.component(Component::Vae)?, options)?,
             adapter: None,
             scheduler,
             task,
             options,
-            folder,
+            files,
         })
     }
 
-    /// Whether the model in `folder` can carry out a request, as far as its files tell without the weights: its
+    /// Whether a model can carry out a request, as far as its files tell without the weights: its
     /// sampler, its schedule, its parts. What [`Pipeline::generate`] would refuse only after [`Pipeline::load`].
     ///
     /// # Errors
     /// [`PipelineError`] naming the field of the request, or the file and its field, at fault.
-    pub fn check(folder: &Path, request: &GenerateRequest) -> Result<(), PipelineError> {
+    pub fn check(files: &ModelFiles, request: &GenerateRequest) -> Result<(), PipelineError> {
         request.check()?;
-        let folder = ModelFolder::open(folder)?;
-        sampler(&SchedulerFile::open(&folder.require("scheduler")?)?, request)?;
-        check_clip_skip(request, &read_config(&folder.require("text_encoder")?)?)?;
-        check_task(check_parts(&folder)?, request, folder.path())
+        sampler(&SchedulerFile::of_model(files)?, request)?;
+        check_clip_skip(request, &read_config(&files.component(Component::TextEncoder)?)?)?;
+        files.tokenizer()?;
+        check_task(check_parts(files)?, request, files.path())
     }
 
     /// Adds an adapter file; its encoder lies in `image_encoder` or in the model's folder.
@@ -155,7 +163,7 @@ impl Pipeline {
     /// [`PipelineError`] if either cannot be loaded or they do not belong together.
     pub fn with_adapter(self, adapter: &Path, image_encoder: Option<&Path>) -> Result<Self, PipelineError> {
         let adapter = IpAdapter::load(adapter, self.unet.config(), self.options)?;
-        let encoder = ImageEncoder::of_model(&self.folder, image_encoder, self.options)?;
+        let encoder = ImageEncoder::of_model(&self.files, image_encoder, self.options)?;
         self.with_loaded_adapter(adapter, encoder)
     }
 
@@ -177,9 +185,9 @@ impl Pipeline {
         self.adapter.as_ref().map(|(adapter, encoder)| (adapter, encoder))
     }
 
-    /// The folder it was loaded from.
-    pub fn folder(&self) -> &ModelFolder {
-        &self.folder
+    /// The files it was loaded from.
+    pub fn files(&self) -> &ModelFiles {
+        &self.files
     }
 
     /// The UNet.
@@ -212,7 +220,7 @@ impl Pipeline {
         mut progress: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Generated, PipelineError> {
         request.check()?;
-        check_task(self.task, request, self.folder.path())?;
+        check_task(self.task, request, self.files.path())?;
         let _no_grad = tch::no_grad_guard();
         let pictures = pictures.into();
         let mut sampler = sampler(&self.scheduler, request)?;
