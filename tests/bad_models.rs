@@ -10,7 +10,7 @@ use std::path::Path;
 
 use ipa_clip::ClipModel;
 use ipa_core::save_tensors;
-use ipa_core::tch::Tensor;
+use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_formats::ModelFiles;
 use ipa_sample::{GenerateRequest, ImageEncoder, Pipeline, PipelineError};
 use ipa_train::FrozenModels;
@@ -115,6 +115,29 @@ fn an_image_processor_of_another_encoder() {
         let error = ImageEncoder::of_model(&ModelFiles::open(model.path()).unwrap(), None, F32).unwrap_err();
         assert_says(&error.to_string(), &[file, &format!("{side} x {side} pixels"), "32 x 32"]);
     }
+}
+
+/// Makes the VAE's pixels some 100,000 times as large.
+fn with_loud_vae() -> TempDir {
+    let model = model_with(VAE, "latent_channels", json!(4));
+    let file = model.path().join("vae/diffusion_pytorch_model.safetensors");
+    let louder = |(name, tensor): (String, Tensor)| {
+        let tensor = if name == "decoder.conv_out.weight" { tensor * 1e5 } else { tensor };
+        (name, tensor.to_kind(Kind::Half).clamp(-6e4, 6e4))
+    };
+    save_tensors(&file, Fixture::read(&file).into_iter().map(louder), None).unwrap();
+    model
+}
+
+#[test]
+fn a_vae_that_overflows_in_half_precision_decodes_in_full() {
+    let model = with_loud_vae();
+    let half = Pipeline::load(model.path(), (Device::Cpu, Kind::Half)).unwrap();
+    let request = GenerateRequest { num_steps: 1, ..GenerateRequest::default() };
+    let drawn = half.generate(&request, &[], |_| ControlFlow::Continue(())).unwrap();
+    assert!(drawn.decoded_in_f32);
+    let full = Pipeline::load(model.path(), F32).unwrap().decode(&drawn.latents.to_kind(Kind::Float), false).unwrap();
+    assert!(full.pictures == drawn.pictures && !full.in_f32);
 }
 
 #[test]

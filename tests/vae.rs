@@ -4,7 +4,10 @@
 
 mod support;
 
+use std::path::Path;
+
 use ipa_core::save_tensors;
+use ipa_core::tch::{Kind, Tensor};
 use ipa_vae::{DiagonalGaussian, Vae};
 use support::{F32, Fixture, TOLERANCE, assert_close, tiny_sd};
 
@@ -36,6 +39,54 @@ fn the_log_variance_of_encoded_pixels_matches() {
 fn decoded_latents_match() {
     let fixture = fixture();
     assert_close(&vae().decode(&fixture["latents"]), &fixture["decoded"], TOLERANCE);
+}
+
+/// The tiny VAE as one that was trained at 64 pixels, whose tiles are as large.
+fn trained_at_64() -> (tempfile::TempDir, Vae) {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(tiny_sd("vae")).unwrap().map(|entry| entry.unwrap().path()) {
+        std::fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["sample_size"] = 64.into();
+    std::fs::write(path, config.to_string()).unwrap();
+    let vae = Vae::load(folder.path(), F32).unwrap();
+    (folder, vae)
+}
+
+#[test]
+fn what_fits_one_tile_is_not_cut() {
+    let (fixture, (_folder, vae)) = (fixture(), trained_at_64());
+    assert!(vae.decode_tiled(&fixture["latents"]).equal(&vae.decode(&fixture["latents"])));
+    assert!(vae.encode_tiled(&fixture["pixels"]).mean.equal(&encoded(&fixture).mean));
+}
+
+/// How much rows, or columns, differ from the ones before them, `[n − 1]`.
+fn steps(pixels: &Tensor, axis: i64) -> Tensor {
+    let others = if axis == 2 { [0, 1, 3] } else { [0, 1, 2] };
+    pixels.diff::<Tensor>(1, axis, None, None).abs().mean_dim(others.as_slice(), false, None::<Kind>)
+}
+
+/// The trained autoencoder of the pocket model, on pictures of 4 by 3 of its tiles with shades and edges.
+#[test]
+fn tiles_leave_no_seam() {
+    let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/pocket/vae");
+    let vae = Vae::load(&pocket, F32).unwrap();
+    let picture = image::RgbImage::from_fn(256, 192, |x, y| {
+        let inside = (x as f64 - 120.0).hypot(y as f64 - 90.0) < 60.0;
+        if inside { image::Rgb([220, 60, 50]) } else { image::Rgb([90 + (x / 4) as u8, 120, 200 - (y / 2) as u8]) }
+    });
+    let pixels = ipa_core::picture::to_pixels(&[picture]);
+    let whole = vae.decode(&vae.encode(&pixels).mean);
+    let tiled = vae.decode_tiled(&vae.encode_tiled(&pixels).mean);
+    let error = (&tiled - &whole).square().mean(Kind::Float).sqrt().double_value(&[]);
+    assert!(error < 0.1, "root mean square {error} of a range of 2");
+    for axis in [2, 3] {
+        let (tiled, whole) = (steps(&tiled, axis), steps(&whole, axis));
+        let worst = ((tiled - &whole) / whole.mean(Kind::Float)).max().double_value(&[]);
+        assert!(worst < 1.0, "axis {axis}: a step by {worst} of the mean more than in one piece");
+    }
 }
 
 #[test]

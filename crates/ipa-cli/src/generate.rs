@@ -107,6 +107,9 @@ struct RequestArgs {
     /// Pictures in a call of the model, for less memory [default: all]
     #[arg(long, value_name = "N")]
     batch_size: Option<u32>,
+    /// Encode and decode large pictures in tiles, for less memory; they differ a little from those in one piece
+    #[arg(long)]
+    vae_tiling: bool,
     /// Width, a multiple of 8 [default: the model's own, or in the proportions of --init-image]
     #[arg(long, value_name = "PX")]
     width: Option<u32>,
@@ -133,6 +136,7 @@ impl RequestArgs {
         request.init_image = self.init_image.or(request.init_image);
         request.mask = self.mask.or(request.mask);
         request.strength = self.strength.or(request.strength);
+        request.vae_tiling |= self.vae_tiling;
         request.batch_size = self.batch_size.or(request.batch_size);
         set(&mut request.scale, self.scale);
         set(&mut request.prompt, self.prompt);
@@ -214,6 +218,9 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     bar.finish_and_clear();
     interrupt::stop_if_requested("nothing was written");
+    if generated.decoded_in_f32 {
+        output::warn(format_args!("the VAE overflowed in half precision; the pictures were decoded in f32"));
+    }
 
     write(&generated, &request, &target, args.save_latents.as_deref())?;
     for (index, picture) in generated.pictures.iter().enumerate() {

@@ -4,8 +4,8 @@
 //! shape, so building a full-size model costs microseconds. [`Checkpoint::load_into`](crate::Checkpoint::load_into)
 //! or an initialisation replaces it by real storage. Names are those of PyTorch's modules.
 
-use tch::Tensor;
 use tch::nn::{Module, Path};
+use tch::{Kind, Tensor};
 
 /// Declares a variable of the store's device and kind; its values come later.
 ///
@@ -91,6 +91,31 @@ pub fn group_norm(vs: &Path, groups: i64, channels: i64, eps: f64) -> GroupNorm 
 impl Module for GroupNorm {
     fn forward(&self, hidden: &Tensor) -> Tensor {
         hidden.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+/// Mean and variance of every group, `[groups, 1]` each, f32.
+#[derive(Debug)]
+pub struct GroupMoments {
+    mean: Tensor,
+    var: Tensor,
+}
+
+impl GroupNorm {
+    /// What [`Module::forward`] normalises by, of features `[1, channels, height, width]`.
+    pub fn moments(&self, hidden: &Tensor) -> GroupMoments {
+        let groups = hidden.to_kind(Kind::Float).reshape([self.groups, -1]);
+        let (var, mean) = groups.var_mean_dim(1, false, true);
+        GroupMoments { mean, var }
+    }
+
+    /// As [`Module::forward`], normalised by the moments of other features.
+    pub fn forward_with(&self, hidden: &Tensor, moments: &GroupMoments) -> Tensor {
+        let per_channel = |parameter: &Tensor| parameter.to_kind(Kind::Float).reshape([self.groups, -1]);
+        let scale = per_channel(&self.weight) / (&moments.var + self.eps).sqrt();
+        let shift = per_channel(&self.bias) - &moments.mean * &scale;
+        let along_channels = |factors: Tensor| factors.reshape([1, -1, 1, 1]).to_kind(hidden.kind());
+        hidden * along_channels(scale) + along_channels(shift)
     }
 }
 

@@ -36,7 +36,7 @@ pub use encoder::ImageEncoder;
 pub use guidance::guided;
 pub use parts::{check_parts, native_side};
 pub use pictures::Pictures;
-pub use pipeline::{Generated, Pipeline, PipelineError};
+pub use pipeline::{Decoded, Generated, Pipeline, PipelineError};
 pub use request::{GenerateRequest, MAX_IMAGES, MAX_SIDE, RequestError};
 pub use sampler::{Ddim, Sampler, SamplerKind, UnknownSampler};
 pub use schedule::NoiseSchedule;

@@ -54,6 +54,8 @@ pub struct GenerateRequest {
     pub num_images: u32,
     /// Pictures in a call of the model, for less memory; all at once without one.
     pub batch_size: Option<u32>,
+    /// Encodes and decodes pictures in tiles where they are larger than the model was trained at, for less memory.
+    pub vae_tiling: bool,
     /// Width in pixels, a multiple of 8; the model's own without one, or in the proportions of `init_image`.
     pub width: Option<u32>,
     /// Height in pixels, a multiple of 8; the model's own without one, or in the proportions of `init_image`.
@@ -81,6 +83,7 @@ impl Default for GenerateRequest {
             seed: 0,
             num_images: 1,
             batch_size: None,
+            vae_tiling: false,
             width: None,
             height: None,
         }

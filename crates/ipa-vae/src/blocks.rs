@@ -1,7 +1,9 @@
-//! The blocks encoder and decoder share. Every group normalisation here has eps 1e-6.
+//! The blocks encoder and decoder share. Every group normalisation here has eps 1e-6 and goes through [`Norms`].
 
 use ipa_core::layers::{Conv2d, GroupNorm, Linear, conv2d, conv2d_strided, group_norm, linear};
 use ipa_core::tch::{Tensor, nn::Path};
+
+use crate::norms::Norms;
 
 pub(crate) const NORM_EPS: f64 = 1e-6;
 
@@ -26,10 +28,10 @@ impl ResnetBlock2d {
         }
     }
 
-    pub(crate) fn forward(&self, hidden: &Tensor) -> Tensor {
+    pub(crate) fn forward(&self, hidden: &Tensor, norms: &Norms) -> Tensor {
         let shortcut = hidden.apply_opt(&self.conv_shortcut);
-        let hidden = hidden.apply(&self.norm1).silu().apply(&self.conv1);
-        hidden.apply(&self.norm2).silu().apply(&self.conv2) + shortcut
+        let hidden = norms.apply(&self.norm1, hidden).silu().apply(&self.conv1);
+        norms.apply(&self.norm2, &hidden).silu().apply(&self.conv2) + shortcut
     }
 }
 
@@ -54,8 +56,8 @@ impl Attention {
         }
     }
 
-    fn forward(&self, hidden: &Tensor) -> Tensor {
-        let tokens = hidden.apply(&self.group_norm).flatten(2, 3).transpose(1, 2).unsqueeze(1); // [b, 1, h·w, c]
+    fn forward(&self, hidden: &Tensor, norms: &Norms) -> Tensor {
+        let tokens = norms.apply(&self.group_norm, hidden).flatten(2, 3).transpose(1, 2).unsqueeze(1); // [b, 1, h·w, c]
         let (query, key, value) = (tokens.apply(&self.to_q), tokens.apply(&self.to_k), tokens.apply(&self.to_v));
         let attended = ipa_core::attention(&query, &key, &value).apply(&self.to_out);
         attended.squeeze_dim(1).transpose(1, 2).reshape(hidden.size()) + hidden
@@ -79,8 +81,9 @@ impl MidBlock {
         }
     }
 
-    pub(crate) fn forward(&self, hidden: &Tensor) -> Tensor {
-        self.resnet1.forward(&self.attention.forward(&self.resnet0.forward(hidden)))
+    pub(crate) fn forward(&self, hidden: &Tensor, norms: &Norms) -> Tensor {
+        let hidden = self.resnet0.forward(hidden, norms);
+        self.resnet1.forward(&self.attention.forward(&hidden, norms), norms)
     }
 }
 
@@ -101,8 +104,8 @@ impl DownBlock {
         Self { resnets: (0..layers).map(resnet).collect(), downsampler: (!last).then(downsampler) }
     }
 
-    pub(crate) fn forward(&self, hidden: &Tensor) -> Tensor {
-        let hidden = self.resnets.iter().fold(hidden.shallow_clone(), |hidden, resnet| resnet.forward(&hidden));
+    pub(crate) fn forward(&self, hidden: &Tensor, norms: &Norms) -> Tensor {
+        let hidden = self.resnets.iter().fold(hidden.shallow_clone(), |hidden, resnet| resnet.forward(&hidden, norms));
         match &self.downsampler {
             // Parity: padded on the right and below only.
             Some(conv) => hidden.constant_pad_nd([0, 1, 0, 1]).apply(conv),
@@ -128,8 +131,8 @@ impl UpBlock {
         Self { resnets: (0..layers).map(resnet).collect(), upsampler: (!last).then(upsampler) }
     }
 
-    pub(crate) fn forward(&self, hidden: &Tensor) -> Tensor {
-        let hidden = self.resnets.iter().fold(hidden.shallow_clone(), |hidden, resnet| resnet.forward(&hidden));
+    pub(crate) fn forward(&self, hidden: &Tensor, norms: &Norms) -> Tensor {
+        let hidden = self.resnets.iter().fold(hidden.shallow_clone(), |hidden, resnet| resnet.forward(&hidden, norms));
         match &self.upsampler {
             Some(conv) => double_size(&hidden).apply(conv),
             None => hidden,

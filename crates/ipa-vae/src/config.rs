@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 // Far above every published model, far below what exhausts a machine before the weights are even looked at.
 const MAX_WIDTH: i64 = 65_536;
 const MAX_LAYERS: i64 = 64;
+const MAX_SAMPLE_SIZE: i64 = 4096;
 // A latent of 8 pixels: sides of pictures are multiples of that.
 const MAX_LEVELS: usize = 4;
 
@@ -26,6 +27,9 @@ pub struct VaeConfig {
     /// Groups of every group normalisation.
     #[serde(default = "thirty_two")]
     pub norm_num_groups: i64,
+    /// Height and width of the pictures that the model was trained at, in pixels: the side of a tile.
+    #[serde(default = "five_hundred_twelve")]
+    pub sample_size: i64,
     /// What encoded latents are multiplied by before diffusion.
     #[serde(default = "sd_scaling_factor")]
     pub scaling_factor: f64,
@@ -37,6 +41,10 @@ fn three() -> i64 {
 
 fn thirty_two() -> i64 {
     32
+}
+
+fn five_hundred_twelve() -> i64 {
+    512
 }
 
 fn sd_scaling_factor() -> f64 {
@@ -53,6 +61,7 @@ impl VaeConfig {
             block_out_channels: vec![128, 256, 512, 512],
             layers_per_block: 2,
             norm_num_groups: 32,
+            sample_size: 512,
             scaling_factor: sd_scaling_factor(),
         }
     }
@@ -68,6 +77,9 @@ impl ipa_core::Config for VaeConfig {
         let levels = self.block_out_channels.len();
         if !(1..=MAX_LEVELS).contains(&levels) {
             return Err(format!("`block_out_channels` has {levels} levels; expected 1 to {MAX_LEVELS}"));
+        }
+        if !(1..=MAX_SAMPLE_SIZE).contains(&self.sample_size) {
+            return Err(format!("`sample_size` is {}; expected 1 to {MAX_SAMPLE_SIZE}", self.sample_size));
         }
         let channels = [("in_channels", self.in_channels), ("out_channels", self.out_channels)];
         if let Some((name, channels)) = channels.into_iter().find(|&(_, channels)| channels != 3) {

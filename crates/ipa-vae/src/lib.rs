@@ -17,6 +17,8 @@
 
 mod blocks;
 mod config;
+mod norms;
+mod tiling;
 mod vae;
 
 pub use config::VaeConfig;

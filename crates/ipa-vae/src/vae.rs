@@ -8,6 +8,7 @@ use ipa_formats::ComponentFiles;
 
 use crate::VaeConfig;
 use crate::blocks::{DownBlock, MidBlock, NORM_EPS, UpBlock};
+use crate::norms::Norms;
 
 /// Pictures to features of the latents' size.
 #[derive(Debug)]
@@ -39,10 +40,11 @@ impl Encoder {
         }
     }
 
-    fn forward(&self, pixels: &Tensor) -> Tensor {
+    fn forward(&self, pixels: &Tensor, norms: &Norms) -> Tensor {
         let hidden = pixels.apply(&self.conv_in);
-        let hidden = self.down_blocks.iter().fold(hidden, |hidden, block| block.forward(&hidden));
-        self.mid_block.forward(&hidden).apply(&self.conv_norm_out).silu().apply(&self.conv_out)
+        let hidden = self.down_blocks.iter().fold(hidden, |hidden, block| block.forward(&hidden, norms));
+        let hidden = self.mid_block.forward(&hidden, norms);
+        norms.apply(&self.conv_norm_out, &hidden).silu().apply(&self.conv_out)
     }
 }
 
@@ -77,10 +79,10 @@ impl Decoder {
         }
     }
 
-    fn forward(&self, hidden: &Tensor) -> Tensor {
-        let hidden = self.mid_block.forward(&hidden.apply(&self.conv_in));
-        let hidden = self.up_blocks.iter().fold(hidden, |hidden, block| block.forward(&hidden));
-        hidden.apply(&self.conv_norm_out).silu().apply(&self.conv_out)
+    fn forward(&self, hidden: &Tensor, norms: &Norms) -> Tensor {
+        let hidden = self.mid_block.forward(&hidden.apply(&self.conv_in), norms);
+        let hidden = self.up_blocks.iter().fold(hidden, |hidden, block| block.forward(&hidden, norms));
+        norms.apply(&self.conv_norm_out, &hidden).silu().apply(&self.conv_out)
     }
 }
 
@@ -94,6 +96,11 @@ pub struct DiagonalGaussian {
 }
 
 impl DiagonalGaussian {
+    pub(crate) fn of_moments(moments: &Tensor) -> Self {
+        let halves = moments.chunk(2, 1);
+        Self { mean: halves[0].shallow_clone(), logvar: halves[1].clamp(-30.0, 20.0) }
+    }
+
     /// `mean + exp(logvar / 2) · noise`; `noise` standard normal, shaped as `mean`.
     pub fn sample(&self, noise: &Tensor) -> Tensor {
         &self.mean + (&self.logvar * 0.5).exp() * noise
@@ -146,13 +153,21 @@ impl Vae {
 
     /// The distribution of a picture's latents; `pixels` is `[batch, 3, height, width]` in `[-1, 1]`.
     pub fn encode(&self, pixels: &Tensor) -> DiagonalGaussian {
-        let moments = self.encoder.forward(pixels).apply(&self.quant_conv).chunk(2, 1);
-        DiagonalGaussian { mean: moments[0].shallow_clone(), logvar: moments[1].clamp(-30.0, 20.0) }
+        DiagonalGaussian::of_moments(&self.moments(pixels, &Norms::Own))
+    }
+
+    /// Mean and logarithm of the variance, `[batch, 2 · latent_channels, height / f, width / f]`.
+    pub(crate) fn moments(&self, pixels: &Tensor, norms: &Norms) -> Tensor {
+        self.encoder.forward(pixels, norms).apply(&self.quant_conv)
     }
 
     /// Pixels `[batch, 3, f·h, f·w]`, about `[-1, 1]`, of unscaled latents `[batch, latent_channels, h, w]`.
     pub fn decode(&self, latents: &Tensor) -> Tensor {
-        self.decoder.forward(&latents.apply(&self.post_quant_conv))
+        self.pixels(latents, &Norms::Own)
+    }
+
+    pub(crate) fn pixels(&self, latents: &Tensor, norms: &Norms) -> Tensor {
+        self.decoder.forward(&latents.apply(&self.post_quant_conv), norms)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The whole way from a request to pictures.
 
+mod decoding;
 mod inpainting;
 mod start;
 
+use std::cell::OnceCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,7 @@ use ipa_adapter::{AdapterError, ImagePrompt, IpAdapter};
 use ipa_clip::{ClipTokenizer, PreprocessError, TextConfig, TextTower, TokenizerError};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor};
-use ipa_core::{WeightsError, picture, read_config};
+use ipa_core::{WeightsError, read_config};
 use ipa_formats::{Component, FormatError, ModelFiles, ModelTask};
 use ipa_unet::Unet;
 use ipa_vae::Vae;
@@ -22,6 +24,7 @@ use crate::sampler::Calls;
 use crate::{
     GenerateRequest, ImageEncoder, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts, native_side,
 };
+pub use decoding::Decoded;
 use start::Start;
 
 /// Why pictures could not be made.
@@ -98,6 +101,8 @@ pub struct Pipeline {
     text: TextTower,
     unet: Unet,
     vae: Vae,
+    /// The same in f32, once half precision was not enough.
+    vae_f32: OnceCell<Vae>,
     adapter: Option<(IpAdapter, ImageEncoder)>,
     scheduler: SchedulerFile,
     task: ModelTask,
@@ -111,6 +116,8 @@ pub struct Generated {
     pub latents: Tensor,
     /// One a latent, in sampling order.
     pub pictures: Vec<RgbImage>,
+    /// Whether the VAE gave no numbers in the run's half precision, so that the pictures were decoded in f32.
+    pub decoded_in_f32: bool,
 }
 
 impl Pipeline {
@@ -136,6 +143,7 @@ impl Pipeline {
             text,
             unet: Unet::load(&files.component(Component::Unet)?, options)?,
             vae: Vae::load(&files.component(Component::Vae)?, options)?,
+            vae_f32: OnceCell::new(),
             adapter: None,
             scheduler,
             task,
@@ -253,22 +261,8 @@ impl Pipeline {
                 return Err(PipelineError::Interrupted { step });
             }
         }
-        Ok(Generated { pictures: self.decode(&latents)?, latents })
-    }
-
-    /// Pictures of sampled latents.
-    ///
-    /// # Errors
-    /// [`PipelineError::NotANumber`] if the latents, or what the VAE makes of them, are none: in f16 it may overflow.
-    pub fn decode(&self, latents: &Tensor) -> Result<Vec<RgbImage>, PipelineError> {
-        let _no_grad = tch::no_grad_guard();
-        let latents = finite(latents / self.vae.config().scaling_factor)?;
-        // One at a time: the decoder's activations are the largest of all.
-        let decode = |index: i64| {
-            let pixels = finite(self.vae.decode(&latents.narrow(0, index, 1)))?;
-            Ok(picture::to_pictures(&pixels).swap_remove(0))
-        };
-        (0..latents.size()[0]).map(decode).collect()
+        let Decoded { pictures, in_f32 } = self.decode(&latents, request.vae_tiling)?;
+        Ok(Generated { latents, pictures, decoded_in_f32: in_f32 })
     }
 
     /// Text features, `[num_images or 2 · num_images, tokens, width]`, unconditional half first.
@@ -341,12 +335,5 @@ fn check_task(task: ModelTask, request: &GenerateRequest, model: &Path) -> Resul
     match (task, &request.mask) {
         (ModelTask::Inpainting, None) => Err(PipelineError::NeedsMask { model: model.to_owned() }),
         _ => Ok(()),
-    }
-}
-
-fn finite(tensor: Tensor) -> Result<Tensor, PipelineError> {
-    match tensor.isfinite().all().int64_value(&[]) {
-        0 => Err(PipelineError::NotANumber),
-        _ => Ok(tensor),
     }
 }

@@ -66,7 +66,11 @@ impl Pipeline {
 
     /// A sample of the picture's latents, scaled, as often as pictures are drawn.
     fn encoded(&self, pixels: &Tensor, request: &GenerateRequest, draws: &mut Draws) -> Tensor {
-        let posterior = self.vae.encode(&self.as_model_wants(pixels));
+        let pixels = self.as_model_wants(pixels);
+        let posterior = match request.vae_tiling {
+            true => self.vae.encode_tiled(&pixels),
+            false => self.vae.encode(&pixels),
+        };
         let latents = posterior.sample(&self.noise(draws, &posterior.mean.size())) * self.vae.config().scaling_factor;
         latents.repeat([i64::from(request.num_images), 1, 1, 1])
     }
