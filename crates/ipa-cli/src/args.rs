@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args, Command, ValueHint};
-use ipa_core::device::{DeviceError, parse_device, parse_kind};
+use ipa_core::device::{DeviceError, is_emulated, kind_name, parse_device, parse_kind};
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::{ModelOptions, PredictionType};
 use ipa_train::TrainError;
 
 use crate::failure::UsageError;
 use crate::model::{self, ModelSource};
+use crate::output;
 
 /// Where and in which precision to compute.
 #[derive(Debug, Clone, Args)]
@@ -20,7 +21,8 @@ pub(crate) struct DeviceArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto", hide_possible_values = true)]
     #[arg(value_parser = Suggested(&["auto", "cpu", "cuda", "mps"]))]
     device: String,
-    /// Precision: auto, f32, f16 or bf16; auto is bf16 or f16 on a graphics card and f32 on the CPU
+    /// Precision: auto, f32, f16 or bf16; auto is bf16 or f16 on a graphics card and f32 on the CPU, where few compute
+    /// faster in less
     #[arg(long, value_name = "KIND", default_value = "auto", hide_possible_values = true)]
     #[arg(value_parser = Suggested(&["auto", "f32", "f16", "bf16"]))]
     dtype: String,
@@ -33,7 +35,14 @@ impl DeviceArgs {
     /// [`DeviceError`] if a name is unknown or the device is not there.
     pub(crate) fn options(&self) -> Result<(Device, Kind), DeviceError> {
         let device = parse_device(&self.device)?;
-        Ok((device, parse_kind(&self.dtype, device)?))
+        let kind = parse_kind(&self.dtype, device)?;
+        if is_emulated(device, kind) {
+            let name = kind_name(kind);
+            output::warn(format_args!(
+                "this CPU has no arithmetic in {name}: it takes longer than f32, in half the memory"
+            ));
+        }
+        Ok((device, kind))
     }
 
     /// As [`DeviceArgs::options`], for training: f16 needs loss scaling, so where `auto` is f16, f32.

@@ -77,6 +77,49 @@ pub fn parse_kind(name: &str, device: Device) -> Result<Kind, DeviceError> {
     }
 }
 
+/// Whether a CPU computes in half precision by way of f32, which takes longer than f32 itself.
+///
+/// That is so where its instructions have no arithmetic of that kind: `avx512_fp16` and `avx512_bf16` on x86-64, `fp16`
+/// and `bf16` on Arm.
+pub fn is_emulated(device: Device, kind: Kind) -> bool {
+    device == Device::Cpu
+        && match kind {
+            Kind::Half => !has_f16(),
+            Kind::BFloat16 => !has_bf16(),
+            _ => false,
+        }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_f16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512fp16")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_f16() -> bool {
+    std::arch::is_aarch64_feature_detected!("fp16")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_bf16() -> bool {
+    std::arch::is_aarch64_feature_detected!("bf16")
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn has_f16() -> bool {
+    false
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn has_bf16() -> bool {
+    false
+}
+
 /// The name [`parse_kind`] knows a kind by.
 pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
