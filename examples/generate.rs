@@ -9,7 +9,7 @@ use std::error::Error;
 use std::ops::ControlFlow;
 
 use ipa::core::device::{parse_device, parse_kind};
-use ipa::{GenerateRequest, Pipeline, load_image, write_png};
+use ipa::{GenerateRequest, PictureFormat, Pipeline, load_image, write_picture};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         eprintln!("step {step} of {}", request.num_steps);
         ControlFlow::Continue(())
     })?;
-    write_png(output.as_ref(), &generated.pictures[0], &serde_json::to_value(&request)?)?;
+    let picture = &generated.pictures[0];
+    write_picture(output.as_ref(), picture, &pipeline.record(&request, 0, picture), PictureFormat::Png)?;
     Ok(())
 }

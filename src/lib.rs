@@ -35,7 +35,7 @@ pub use ipa_vae as vae;
 pub use ipa_adapter::{ImagePrompt, IpAdapter};
 pub use ipa_clip::load_image;
 pub use ipa_core::tch;
-pub use ipa_sample::{GenerateRequest, Generated, Pipeline, write_png};
+pub use ipa_sample::{GenerateRequest, Generated, PictureFormat, Pipeline, write_picture};
 pub use ipa_train::{Dataset, FrozenModels, TrainConfig, Trainer};
 
 /// The README's example compiles.

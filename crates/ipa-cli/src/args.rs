@@ -45,6 +45,13 @@ impl DeviceArgs {
         Ok((device, kind))
     }
 
+    /// Computes in the precision of that name if none was asked for.
+    pub(crate) fn take_dtype(&mut self, name: &str) {
+        if self.dtype == "auto" {
+            self.dtype = name.to_owned();
+        }
+    }
+
     /// As [`DeviceArgs::options`], for training: f16 needs loss scaling, so where `auto` is f16, f32.
     ///
     /// # Errors
@@ -84,21 +91,21 @@ impl TypedValueParser for Suggested {
 pub(crate) struct ModelArgs {
     /// Base model: a diffusers-style folder, a single-file checkpoint (.safetensors, .ckpt), or `pocket` for the small
     /// one inside this program
-    #[arg(long, value_name = "FOLDER|FILE|pocket", value_hint = ValueHint::AnyPath)]
-    pub(crate) model: String,
+    #[arg(long, value_name = "FOLDER|FILE|pocket", value_hint = ValueHint::AnyPath, required = true)]
+    pub(crate) model: Option<String>,
     /// An autoencoder in place of the model's own: its folder, or a single file that holds one
     #[arg(long, value_name = "FILE|DIR")]
-    vae: Option<PathBuf>,
+    pub(crate) vae: Option<PathBuf>,
     /// A tokenizer's folder in place of the model's own; single files have none and take it from `tokenizer` beside them
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    tokenizer: Option<PathBuf>,
+    pub(crate) tokenizer: Option<PathBuf>,
     /// Take the averaged weights (EMA) of a single file's UNet
     #[arg(long)]
-    ema: bool,
+    pub(crate) ema: bool,
     /// What the UNet predicts, where the model's files do not say it: epsilon, v_prediction or sample
     #[arg(long, value_name = "NAME", hide_possible_values = true)]
     #[arg(value_parser = ["epsilon", "v_prediction", "sample"].map(PossibleValue::new))]
-    prediction_type: Option<String>,
+    pub(crate) prediction_type: Option<String>,
     /// The adapter's image encoder: a transformers-style CLIP folder; without it, the model's own `image_encoder`
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) image_encoder: Option<PathBuf>,
@@ -110,14 +117,28 @@ impl ModelArgs {
     /// # Errors
     /// If there is no such model, or its files cannot be read.
     pub(crate) fn source(&self) -> anyhow::Result<ModelSource> {
-        let known = [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample];
         let options = ModelOptions {
             vae: self.vae.clone(),
             tokenizer: self.tokenizer.clone(),
             ema: self.ema,
-            prediction_type: known.into_iter().find(|known| self.prediction_type.as_deref() == Some(known.name())),
+            prediction_type: self.known_prediction(),
         };
-        model::resolve(&self.model, options)
+        model::resolve(self.name()?, options)
+    }
+
+    /// What `--model` says.
+    ///
+    /// # Errors
+    /// [`UsageError`] if nothing does.
+    pub(crate) fn name(&self) -> Result<&str, UsageError> {
+        let name = self.model.as_deref();
+        name.ok_or_else(|| UsageError("no model: name a folder, a single file or `pocket` with `--model`".to_owned()))
+    }
+
+    /// What `--prediction-type` says.
+    pub(crate) fn known_prediction(&self) -> Option<PredictionType> {
+        let all = [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample];
+        all.into_iter().find(|known| self.prediction_type.as_deref() == Some(known.name()))
     }
 }
 

@@ -8,12 +8,13 @@ use clap::{Args, ValueHint};
 use image::RgbImage;
 use ipa_clip::ClipModel;
 use ipa_metrics::{CaseScore, MAPPING};
-use ipa_sample::{GenerateRequest, Pipeline, SamplerKind, write_png};
+use ipa_sample::{GenerateRequest, PictureFormat, Pipeline, Record, SamplerKind, write_picture};
 use ipa_train::Dataset;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
 use crate::failure::UsageError;
+use crate::provenance::{self, Sources};
 use crate::{images, interrupt, model, output, progress, scores};
 
 pub(crate) const NUM_CASES: usize = 3;
@@ -123,6 +124,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
     let source = args.model.source()?;
     let adapter = args.adapter.file(&source)?;
     let cases = cases(args)?;
+    let sources = Sources::new(&args.model, &source, Some(adapter), &request)?;
     Pipeline::check(&source.files, &request)?;
     let clip = scores::clip_model(args.clip.as_deref(), &source, options)?;
     let pipeline = Pipeline::load_files(source.files.clone(), options)?;
@@ -133,7 +135,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
         bar.inc(1);
     })?;
     bar.finish_and_clear();
-    save(&checked, &request, &args.output)?;
+    let provenance = provenance::joined(sources.digested(&args.model))?;
+    save(&checked, &request, &args.output, |request, picture| provenance.of(pipeline.record(request, 0, picture)))?;
     tell(&checked, args)
 }
 
@@ -169,7 +172,7 @@ fn cases(args: &CheckArgs) -> Result<Vec<Case>> {
     match (&args.tests, &args.data) {
         (Some(path), _) => Ok(three(from_tests(path)?, path, "`[[case]]` tables")?),
         (None, Some(path)) => Ok(three(from_data(path)?, path, "pictures")?),
-        (None, None) if args.model.model == model::POCKET => Ok(from_world()),
+        (None, None) if args.model.model.as_deref() == Some(model::POCKET) => Ok(from_world()),
         (None, None) => {
             let text = "no tests: name three with `--tests`, or a list of pictures not trained on with `--data`";
             Err(UsageError(text.to_owned()).into())
@@ -228,14 +231,19 @@ fn reference_file(folder: &Path, index: usize) -> PathBuf {
 }
 
 /// Writes every picture beside its reference, which its request names.
-fn save(checked: &[Checked], settings: &GenerateRequest, folder: &Path) -> Result<()> {
+fn save(
+    checked: &[Checked],
+    settings: &GenerateRequest,
+    folder: &Path,
+    record: impl Fn(&GenerateRequest, &RgbImage) -> Record,
+) -> Result<()> {
     output::create_folder(folder)?;
     for (index, Checked { case, picture, .. }) in checked.iter().enumerate() {
         let reference = reference_file(folder, index);
         output::write_picture(&reference, &case.reference)?;
         let (prompt, images) = (case.prompt.clone(), vec![reference]);
         let request = GenerateRequest { prompt, images, ..settings.clone() };
-        write_png(&file(folder, index), picture, &serde_json::to_value(request)?)?;
+        write_picture(&file(folder, index), picture, &record(&request, picture), PictureFormat::Png)?;
     }
     Ok(())
 }

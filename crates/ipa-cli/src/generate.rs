@@ -1,5 +1,6 @@
 //! `ipa generate`
 
+mod like;
 mod target;
 
 use std::path::{Path, PathBuf};
@@ -8,13 +9,15 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use image::RgbImage;
 use ipa_core::save_tensors;
 use ipa_core::tch::Kind;
-use ipa_sample::{GenerateRequest, Generated, Pictures, Pipeline, SamplerKind, write_png};
+use ipa_sample::{GenerateRequest, Pictures, Pipeline, Record, SamplerKind, read_record, write_picture};
 use serde::Serialize;
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
 use crate::failure::UsageError;
+use crate::provenance::{self, Provenance, Sources};
 use crate::{images, interrupt, model, output, progress};
 use target::Target;
 
@@ -26,7 +29,9 @@ use target::Target;
     ipa generate --model pocket --prompt \"a red circle\" --output red.png\n  \
     ipa generate --model pocket --image red.png --prompt \"a star\" --scale 0.6 --num-images 4 --output stars\n  \
     ipa generate --model pocket --init-image red.png --prompt \"a blue circle\" --strength 0.8 --output blue.png\n  \
-    ipa generate --model pocket --init-image red.png --mask mask.png --prompt \"a star\" --output star.png")]
+    ipa generate --model pocket --init-image red.png --mask mask.png --prompt \"a star\" --output star.png\n  \
+    ipa generate --like star.png --output again.png")]
+#[command(mut_arg("model", |model| model.required(false).required_unless_present("like")))]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -36,9 +41,16 @@ pub(crate) struct GenerateArgs {
     request: RequestArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// PNG file, or the folder for several: 000.png, 001.png, … [default: out.png, or the folder out]
+    /// Draw a picture of this program again, from what it says of itself; flags beside it win
+    #[arg(long, value_name = "PICTURE", conflicts_with = "request")]
+    like: Option<PathBuf>,
+    /// PNG, JPEG or WebP file, or the folder for several: 000.png, 001.png, … [default: out.png, or the folder out]
     #[arg(long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
+    /// Format of pictures in a folder: png, jpg or webp [default: png]
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    #[arg(value_parser = PossibleValuesParser::new(["png", "jpg", "webp"]))]
+    format: Option<String>,
     /// Also write the final latents, as tensor `latents` in f32
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
@@ -119,13 +131,14 @@ struct RequestArgs {
 }
 
 impl RequestArgs {
-    /// The request file, if any, with the flags over it; checked.
-    fn request(self) -> Result<GenerateRequest> {
-        let is_empty =
-            self.request.is_none() && self.prompt.is_none() && self.images.is_empty() && self.init_image.is_none();
-        let mut request = match &self.request {
-            Some(path) => GenerateRequest::from_toml(path)?,
-            None => GenerateRequest::default(),
+    /// The request of a picture, or the request file, if any, with the flags over it; checked.
+    fn request(self, like: Option<&Record>) -> Result<GenerateRequest> {
+        let has_base = self.request.is_some() || like.is_some();
+        let is_empty = !has_base && self.prompt.is_none() && self.images.is_empty() && self.init_image.is_none();
+        let mut request = match (&self.request, like) {
+            (_, Some(record)) => record.request.clone(),
+            (Some(path), None) => GenerateRequest::from_toml(path)?,
+            (None, None) => GenerateRequest::default(),
         };
         if !self.images.is_empty() {
             request.images = self.images;
@@ -182,20 +195,37 @@ struct Written<'a> {
     seconds: f64,
 }
 
-pub(crate) fn run(args: GenerateArgs) -> Result<()> {
+pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     interrupt::listen()?;
-    let request = args.request.request()?;
-    let target = Target::new(args.output, request.num_images)?;
+    let like = args.like.as_deref().map(read_record).transpose()?;
+    if let Some(record) = &like {
+        like::complete(&mut args, record);
+    }
+    let changes_number = args.request.num_images.is_some();
+    let request = args.request.request(like.as_ref())?;
+    // Of several pictures drawn together, the one that was shown.
+    let only = like.as_ref().filter(|_| !changes_number).map(|record| record.index);
+    let target = Target::new(args.output, if only.is_some() { 1 } else { request.num_images }, args.format.as_deref())?;
     let options = args.device.options()?;
     target.check()?;
     if let Some(latents) = &args.save_latents {
         output::check_file(latents)?;
-        if (0..request.num_images as usize).any(|index| target.file(index) == *latents) {
+        if (0..target.num()).any(|index| target.file(index) == *latents) {
             return Err(usage("`--save-latents` and `--output` are the same file: name two"));
         }
     }
     let source = args.model.source()?;
     let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
+    let sources = Sources::new(&args.model, &source, adapter, &request)?;
+    let digests = sources.digested(&args.model);
+    let provenance: Box<dyn FnOnce() -> Result<Provenance>> = match (&like, &args.like) {
+        (Some(record), Some(picture)) => {
+            let known = provenance::joined(digests)?;
+            like::check_same(picture, record, &known.of(record.clone()))?;
+            Box::new(|| Ok(known))
+        }
+        _ => Box::new(|| provenance::joined(digests)), // by the time the pictures are drawn
+    };
     let references = images::load(&request.images)?;
     let init = images::load(request.init_image.as_slice())?.pop();
     let mask = images::load(request.mask.as_slice())?.pop();
@@ -222,8 +252,19 @@ pub(crate) fn run(args: GenerateArgs) -> Result<()> {
         output::warn(format_args!("the VAE overflowed in half precision; the pictures were decoded in f32"));
     }
 
-    write(&generated, &request, &target, args.save_latents.as_deref())?;
-    for (index, picture) in generated.pictures.iter().enumerate() {
+    let provenance = provenance()?;
+    let chosen = |index: &usize| only.is_none_or(|only| only == *index);
+    let drawn: Vec<(&RgbImage, Record)> = (0..generated.pictures.len())
+        .filter(chosen)
+        .map(|index| (&generated.pictures[index], index))
+        .map(|(picture, index)| (picture, provenance.of(pipeline.record(&request, index, picture))))
+        .collect();
+    write(&drawn, &target)?;
+    if let Some(file) = &args.save_latents {
+        output::create_folder_of(file)?;
+        save_tensors(file, [("latents".to_owned(), generated.latents.to_kind(Kind::Float))], None)?;
+    }
+    for (index, (picture, _)) in drawn.iter().enumerate() {
         let ((width, height), file) = (picture.dimensions(), &target.file(index));
         let (seed, num_steps) = (request.seed, request.num_denoising_steps());
         if args.json {
@@ -264,15 +305,10 @@ fn warn_of_overflow(pipeline: &Pipeline, request: &GenerateRequest) {
     }
 }
 
-fn write(generated: &Generated, request: &GenerateRequest, target: &Target, latents_file: Option<&Path>) -> Result<()> {
-    let request = serde_json::to_value(request)?;
+fn write(drawn: &[(&RgbImage, Record)], target: &Target) -> Result<()> {
     target.create_folder()?;
-    for (index, picture) in generated.pictures.iter().enumerate() {
-        write_png(&target.file(index), picture, &request)?;
-    }
-    if let Some(file) = latents_file {
-        output::create_folder_of(file)?;
-        save_tensors(file, [("latents".to_owned(), generated.latents.to_kind(Kind::Float))], None)?;
+    for (index, (picture, record)) in drawn.iter().enumerate() {
+        write_picture(&target.file(index), picture, record, target.format())?;
     }
     Ok(())
 }

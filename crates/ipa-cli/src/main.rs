@@ -18,6 +18,7 @@ mod interrupt;
 mod model;
 mod output;
 mod progress;
+mod provenance;
 mod scores;
 mod train;
 

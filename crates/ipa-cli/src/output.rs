@@ -78,7 +78,7 @@ pub(crate) fn create_folder_of(file: &Path) -> Result<(), FormatError> {
     }
 }
 
-/// Writes a picture that no request drew, such as a reference; what was drawn goes through `ipa_sample::write_png`.
+/// Writes a picture that no request drew, such as a reference; what was drawn goes through `ipa_sample::write_picture`.
 ///
 /// # Errors
 /// [`FormatError::Write`] naming the file.

@@ -16,12 +16,20 @@ const BUFFER_BYTES: usize = 1 << 18;
 /// # Errors
 /// [`FormatError::Read`] if the file cannot be read to its end.
 pub fn sha256_file(path: &Path) -> Result<String, FormatError> {
-    let digest =
-        File::open(path).and_then(digest_of).map_err(|source| FormatError::Read { path: path.to_owned(), source })?;
-    Ok(digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
+    let digest = File::open(path).and_then(digest_of);
+    Ok(hex(&digest.map_err(|source| FormatError::Read { path: path.to_owned(), source })?))
+}
+
+/// SHA-256 of a text, as [`sha256_file`] writes it.
+pub fn sha256_text(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
         write!(hex, "{byte:02x}").expect("a string takes any text");
         hex
-    }))
+    })
 }
 
 fn digest_of(mut file: File) -> io::Result<[u8; 32]> {

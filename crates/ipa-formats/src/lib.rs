@@ -52,7 +52,7 @@ mod weights;
 
 pub use adapter::{AdapterError, AdapterInfo, AdapterKind, BaseModel, is_adapter, recognise_adapter};
 pub use atomic::write_atomically;
-pub use digest::sha256_file;
+pub use digest::{sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};
 pub use inspect::{
     ComponentInspection, Content, DtypeTotal, FileInspection, Inspection, ModelInspection, TensorListing,
@@ -70,4 +70,4 @@ pub use single_file::{
     SingleFileError, SingleFileInfo, SingleFileOptions, TensorPlan, is_single_file, plan_single_file, read_single_file,
 };
 pub use tensor_file::TensorFile;
-pub use weights::{Weights, weights_file};
+pub use weights::{Weights, weights_file, weights_files};

@@ -114,6 +114,24 @@ impl ModelFiles {
         }
     }
 
+    /// The files that hold the model's weights, and those of an autoencoder that is not the model's own.
+    ///
+    /// # Errors
+    /// As [`ComponentFiles::weights`].
+    pub fn weights_files(&self) -> Result<(Vec<PathBuf>, Option<Vec<PathBuf>>), FormatError> {
+        let vae = self.vae.as_ref().map(|vae| Ok(vae.weights()?.paths())).transpose()?;
+        let own = match &self.place {
+            Place::SingleFile(single) => vec![single.path().to_owned()],
+            Place::Folder(_) => {
+                let parts = [Component::TextEncoder, Component::Unet, Component::Vae];
+                let parts = parts.into_iter().filter(|part| *part != Component::Vae || vae.is_none());
+                let files = parts.map(|part| Ok(self.component(part)?.weights()?.paths()));
+                files.collect::<Result<Vec<_>, FormatError>>()?.concat()
+            }
+        };
+        Ok((own, vae))
+    }
+
     /// Folder of a part without weights or of an image encoder, `None` if the model comes without, as single files do.
     pub fn folder(&self, name: &str) -> Option<PathBuf> {
         match &self.place {

@@ -47,6 +47,14 @@ pub fn weights_file(component: &Path) -> Result<PathBuf, FormatError> {
     })
 }
 
+/// The weights of one component's folder: one file, or the parts that an index lists.
+///
+/// # Errors
+/// As [`weights_file`] and [`Weights::open`].
+pub fn weights_files(component: &Path) -> Result<Vec<PathBuf>, FormatError> {
+    Ok(Weights::open(&weights_file(component)?)?.paths())
+}
+
 /// Named tensors in a file, or in the files that an index lists; memory-mapped.
 ///
 /// ```no_run
@@ -129,6 +137,11 @@ impl Weights {
     /// The file, or the index of several.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files that hold the tensors.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|file| file.path().to_owned()).collect()
     }
 
     /// Names of the tensors, sorted.

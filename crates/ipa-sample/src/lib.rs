@@ -13,7 +13,8 @@
 //! let request = GenerateRequest { prompt: "in a garden".into(), scale: 0.6, seed: 42, ..Default::default() };
 //! let reference = ipa_clip::load_image("cat.png".as_ref())?;
 //! let generated = pipeline.generate(&request, &[reference], |_| ControlFlow::Continue(()))?;
-//! ipa_sample::write_png("out.png".as_ref(), &generated.pictures[0], &serde_json::to_value(&request)?)?;
+//! let record = pipeline.record(&request, 0, &generated.pictures[0]);
+//! ipa_sample::write_picture("out.png".as_ref(), &generated.pictures[0], &record, ipa_sample::PictureFormat::Png)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -21,22 +22,26 @@ mod config;
 mod denoise;
 mod encoder;
 mod guidance;
+mod parameters;
 mod parts;
+mod picture_file;
 mod pictures;
 mod pipeline;
-mod png;
+mod record;
 mod request;
 mod sampler;
 mod schedule;
 mod scheduler_file;
 
-pub use self::png::{REQUEST_KEYWORD, write_png};
 pub use config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
 pub use encoder::ImageEncoder;
 pub use guidance::guided;
+pub use parameters::parameters;
 pub use parts::{check_parts, native_side};
+pub use picture_file::{PictureFormat, RECORD_KEYWORD, RecordError, read_record, write_picture};
 pub use pictures::Pictures;
 pub use pipeline::{Decoded, Generated, Pipeline, PipelineError};
+pub use record::{FileRecord, ModelRecord, Record};
 pub use request::{GenerateRequest, MAX_IMAGES, MAX_SIDE, RequestError};
 pub use sampler::{Ddim, Sampler, SamplerKind, UnknownSampler};
 pub use schedule::NoiseSchedule;

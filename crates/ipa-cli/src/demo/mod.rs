@@ -151,6 +151,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         machine: Machine::this(options),
     };
     write_reports(args, &report, &checks, &grid)?;
+    pictures::write_grid(args, &grid, &after)?;
     tell(args, &report)
 }
 
@@ -230,7 +231,7 @@ fn write_reports(args: &DemoArgs, report: &DemoReport, checks: &[Checked], grid:
     for (name, text) in [("report.html", html), ("report.json", json)] {
         write_atomically(&args.output.join(name), |file| file.write_all(text.as_bytes()))?;
     }
-    pictures::write_grid(args, grid)
+    Ok(())
 }
 
 fn tell(args: &DemoArgs, report: &DemoReport) -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use image::RgbImage;
 use ipa_formats::write_atomically;
 use ipa_pocket::mascot;
-use ipa_sample::{GenerateRequest, Pipeline, write_png};
+use ipa_sample::{GenerateRequest, PictureFormat, Pipeline, write_picture};
 use ipa_train::Row;
 
 use super::DemoArgs;
@@ -104,7 +104,7 @@ fn request(column: Shown, args: &DemoArgs) -> GenerateRequest {
 ///
 /// # Errors
 /// If a file cannot be written.
-pub(crate) fn write_grid(args: &DemoArgs, grid: &Grid) -> Result<()> {
+pub(crate) fn write_grid(args: &DemoArgs, grid: &Grid, pipeline: &Pipeline) -> Result<()> {
     let folder = args.output.join("pictures");
     for (index, (reference, row)) in grid.references.iter().zip(&grid.rows).enumerate() {
         let name = format!("held-out-{}", index + 1);
@@ -113,7 +113,7 @@ pub(crate) fn write_grid(args: &DemoArgs, grid: &Grid) -> Result<()> {
         for (column, picture) in COLUMNS.into_iter().zip(row) {
             let request = GenerateRequest { images: vec![file.clone()], ..request(column, args) };
             let file = folder.join(format!("{name}-{}.png", column.suffix()));
-            write_png(&file, picture, &serde_json::to_value(request)?)?;
+            write_picture(&file, picture, &pipeline.record(&request, 0, picture), PictureFormat::Png)?;
         }
     }
     Ok(())

@@ -80,8 +80,9 @@ pub(crate) fn assert_empty(folder: &Path) {
 /// The request that a picture carries.
 pub(crate) fn request_of(picture: &Path) -> Option<Value> {
     let reader = png::Decoder::new(BufReader::new(File::open(picture).unwrap())).read_info().unwrap();
-    let chunk = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == "ipa_request")?;
-    Some(serde_json::from_str(&chunk.get_text().unwrap()).unwrap())
+    let chunk = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == "ipa")?;
+    let record: Value = serde_json::from_str(&chunk.get_text().unwrap()).unwrap();
+    Some(record["request"].clone())
 }
 
 /// Writes the request that a picture carries as a request file.

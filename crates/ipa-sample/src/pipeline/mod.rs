@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use ipa_adapter::{AdapterError, ImagePrompt, IpAdapter};
 use ipa_clip::{ClipTokenizer, PreprocessError, TextConfig, TextTower, TokenizerError};
+use ipa_core::device::{device_name, kind_name};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_core::{WeightsError, read_config};
@@ -22,7 +23,7 @@ use crate::denoise::{Conditions, Denoiser};
 use crate::pictures::Pictures;
 use crate::sampler::Calls;
 use crate::{
-    GenerateRequest, ImageEncoder, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts, native_side,
+    GenerateRequest, ImageEncoder, Record, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts, native_side,
 };
 pub use decoding::Decoded;
 use start::Start;
@@ -201,6 +202,26 @@ impl Pipeline {
     /// The UNet.
     pub fn unet(&self) -> &Unet {
         &self.unet
+    }
+
+    /// How a picture of a request came about: all but the digests of files, which the caller knows.
+    pub fn record(&self, request: &GenerateRequest, index: usize, picture: &RgbImage) -> Record {
+        let own = || self.scheduler.kind().map(SamplerKind::name).unwrap_or_default().to_owned();
+        let (device, kind) = self.options;
+        Record {
+            ipa: env!("CARGO_PKG_VERSION").to_owned(),
+            request: request.clone(),
+            index,
+            width: picture.width(),
+            height: picture.height(),
+            scheduler: request.scheduler.clone().unwrap_or_else(own),
+            device: device_name(device),
+            dtype: kind_name(kind).to_owned(),
+            model: None,
+            adapter: None,
+            image_encoder: None,
+            pictures: Vec::new(),
+        }
     }
 
     /// The words of a prompt that the text tower will not see, for a warning.

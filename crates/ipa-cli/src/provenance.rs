@@ -1,0 +1,172 @@
+//! Which files drew a picture: their names and digests, computed beside the work and remembered.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Result, anyhow};
+use ipa_formats::{FormatError, sha256_file, sha256_text, write_atomically};
+use ipa_sample::{FileRecord, GenerateRequest, ModelRecord, Record};
+
+use crate::args::ModelArgs;
+use crate::model::{ModelSource, POCKET};
+
+/// Digests of larger files are remembered, as long as their sizes and times stay.
+const REMEMBERED_BYTES: u64 = 1 << 24;
+
+/// Files that a command draws with.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
+    model: Named,
+    vae: Option<Named>,
+    adapter: Option<Named>,
+    image_encoder: Option<Named>,
+    pictures: Vec<PathBuf>,
+}
+
+/// What the user calls something, and the files that it consists of.
+#[derive(Debug, Clone, Default)]
+struct Named {
+    name: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+/// What the records of all pictures of a command have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Provenance {
+    model: ModelRecord,
+    adapter: Option<FileRecord>,
+    image_encoder: Option<FileRecord>,
+    pictures: Vec<FileRecord>,
+}
+
+impl Sources {
+    /// Those of a command. What the pocket model brings goes by its name.
+    ///
+    /// # Errors
+    /// If a file of the model cannot be found.
+    pub(crate) fn new(
+        args: &ModelArgs,
+        source: &ModelSource,
+        adapter: Option<&Path>,
+        request: &GenerateRequest,
+    ) -> Result<Self> {
+        let own_adapter = |file: &Path| source.adapter.as_deref() == Some(file);
+        let adapter = adapter.map(|file| Named {
+            name: if own_adapter(file) { POCKET.into() } else { file.to_owned() },
+            files: vec![file.to_owned()],
+        });
+        let encoder = args.image_encoder.as_ref().filter(|_| adapter.is_some());
+        let encoder = encoder.map(|folder| {
+            let files = ipa_formats::weights_files(folder)?;
+            Ok::<_, FormatError>(Named { name: folder.clone(), files })
+        });
+        let (model, vae) = source.files.weights_files()?;
+        let named_vae = args.vae.clone().zip(vae).map(|(name, files)| Named { name, files });
+        let pictures = request.images.iter().chain(&request.init_image).chain(&request.mask).cloned().collect();
+        Ok(Self {
+            model: Named { name: args.name()?.into(), files: model },
+            vae: named_vae,
+            adapter,
+            image_encoder: encoder.transpose()?,
+            pictures,
+        })
+    }
+
+    /// Computes the digests on a thread of its own.
+    pub(crate) fn digested(self, args: &ModelArgs) -> JoinHandle<Result<Provenance, FormatError>> {
+        let args = args.clone();
+        std::thread::spawn(move || self.provenance(&args))
+    }
+
+    fn provenance(self, args: &ModelArgs) -> Result<Provenance, FormatError> {
+        let known = Remembered::open();
+        let record = |named: &Named| -> Result<FileRecord, FormatError> {
+            Ok(FileRecord { file: named.name.clone(), sha256: known.digest(&named.files)? })
+        };
+        let picture = |file: &PathBuf| Ok(FileRecord { file: file.clone(), sha256: sha256_file(file)? });
+        Ok(Provenance {
+            model: ModelRecord {
+                file: record(&self.model)?,
+                vae: self.vae.as_ref().map(record).transpose()?,
+                tokenizer: args.tokenizer.clone(),
+                ema: args.ema,
+                prediction_type: args.known_prediction(),
+            },
+            adapter: self.adapter.as_ref().map(record).transpose()?,
+            image_encoder: self.image_encoder.as_ref().map(record).transpose()?,
+            pictures: self.pictures.iter().map(picture).collect::<Result<_, FormatError>>()?,
+        })
+    }
+}
+
+/// The digests, once they are there.
+///
+/// # Errors
+/// If a file could not be read.
+pub(crate) fn joined(digests: JoinHandle<Result<Provenance, FormatError>>) -> Result<Provenance> {
+    Ok(digests.join().map_err(|_| anyhow!("the digests of the model's files could not be computed"))??)
+}
+
+impl Provenance {
+    /// A record completed by these files.
+    pub(crate) fn of(&self, record: Record) -> Record {
+        Record {
+            model: Some(self.model.clone()),
+            adapter: self.adapter.clone(),
+            image_encoder: self.image_encoder.clone(),
+            pictures: self.pictures.clone(),
+            ..record
+        }
+    }
+}
+
+/// Digests of large files by path, size and time, in the user's cache folder.
+#[derive(Debug)]
+struct Remembered {
+    path: Option<PathBuf>,
+    digests: BTreeMap<String, String>,
+}
+
+impl Remembered {
+    /// Whatever cannot be read is not remembered.
+    fn open() -> Self {
+        let path = dirs::cache_dir().map(|cache| cache.join("ipa/digests.json"));
+        let text = path.as_deref().and_then(|path| fs::read(path).ok()).unwrap_or_default();
+        Self { path, digests: serde_json::from_slice(&text).unwrap_or_default() }
+    }
+
+    /// That of a file, or of the digests of several.
+    fn digest(&self, files: &[PathBuf]) -> Result<String, FormatError> {
+        let digests = files.iter().map(|file| self.file(file)).collect::<Result<Vec<_>, _>>()?;
+        Ok(match &digests[..] {
+            [only] => only.clone(),
+            several => sha256_text(&several.concat()),
+        })
+    }
+
+    fn file(&self, file: &Path) -> Result<String, FormatError> {
+        let key = key(file).filter(|_| self.path.is_some());
+        if let Some(known) = key.as_ref().and_then(|key| self.digests.get(key)) {
+            return Ok(known.clone());
+        }
+        let digest = sha256_file(file)?;
+        if let (Some(key), Some(path)) = (key, &self.path) {
+            let mut digests = Self::open().digests;
+            digests.insert(key, digest.clone());
+            // It is computed again next time if this fails.
+            let _ = fs::create_dir_all(path.parent().unwrap_or(Path::new("")));
+            let _ = write_atomically(path, |out| out.write_all(serde_json::to_string(&digests)?.as_bytes()));
+        }
+        Ok(digest)
+    }
+}
+
+/// What a large file is remembered by.
+fn key(file: &Path) -> Option<String> {
+    let found = fs::metadata(file).ok().filter(|found| found.len() >= REMEMBERED_BYTES)?;
+    let time = found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(format!("{} {} {}", fs::canonicalize(file).ok()?.display(), found.len(), time.as_nanos()))
+}
