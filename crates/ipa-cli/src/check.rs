@@ -243,7 +243,8 @@ fn save(
         output::write_picture(&reference, &case.reference)?;
         let (prompt, images) = (case.prompt.clone(), vec![reference]);
         let request = GenerateRequest { prompt, images, ..settings.clone() };
-        write_picture(&file(folder, index), picture, &record(&request, picture), PictureFormat::Png)?;
+        let record = Record { pictures: provenance::pictures(&request)?, ..record(&request, picture) };
+        write_picture(&file(folder, index), picture, &record, PictureFormat::Png)?;
     }
     Ok(())
 }

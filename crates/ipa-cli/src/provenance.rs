@@ -23,7 +23,7 @@ pub(crate) struct Sources {
     vae: Option<Named>,
     adapter: Option<Named>,
     image_encoder: Option<Named>,
-    pictures: Vec<PathBuf>,
+    pictures: Vec<FileRecord>,
 }
 
 /// What the user calls something, and the files that it consists of.
@@ -65,13 +65,12 @@ impl Sources {
         });
         let (model, vae) = source.files.weights_files()?;
         let named_vae = args.vae.clone().zip(vae).map(|(name, files)| Named { name, files });
-        let pictures = request.images.iter().chain(&request.init_image).chain(&request.mask).cloned().collect();
         Ok(Self {
             model: Named { name: args.name()?.into(), files: model },
             vae: named_vae,
             adapter,
             image_encoder: encoder.transpose()?,
-            pictures,
+            pictures: pictures(request)?,
         })
     }
 
@@ -86,7 +85,6 @@ impl Sources {
         let record = |named: &Named| -> Result<FileRecord, FormatError> {
             Ok(FileRecord { file: named.name.clone(), sha256: known.digest(&named.files)? })
         };
-        let picture = |file: &PathBuf| Ok(FileRecord { file: file.clone(), sha256: sha256_file(file)? });
         Ok(Provenance {
             model: ModelRecord {
                 file: record(&self.model)?,
@@ -97,9 +95,18 @@ impl Sources {
             },
             adapter: self.adapter.as_ref().map(record).transpose()?,
             image_encoder: self.image_encoder.as_ref().map(record).transpose()?,
-            pictures: self.pictures.iter().map(picture).collect::<Result<_, FormatError>>()?,
+            pictures: self.pictures,
         })
     }
+}
+
+/// The pictures that a request names.
+///
+/// # Errors
+/// [`FormatError`] if one cannot be read.
+pub(crate) fn pictures(request: &GenerateRequest) -> Result<Vec<FileRecord>, FormatError> {
+    let files = request.images.iter().chain(&request.init_image).chain(&request.mask);
+    files.map(|file| Ok(FileRecord { file: file.clone(), sha256: sha256_file(file)? })).collect()
 }
 
 /// The digests, once they are there.

@@ -97,3 +97,13 @@ fn what_is_no_model_is_refused_by_name() {
         inspect(path).run().refused(1, &[path.to_str().unwrap()]);
     }
 }
+
+#[test]
+fn a_single_file_tells_what_it_was_recognised_as() {
+    let path = support::files::fixture("single_file/tiny_v2.safetensors");
+    let content = &told(&path)["content"];
+    assert_eq!([&content["kind"], &content["checkpoint"]["version"]], [&json!("single-file"), &json!("sd-2.x")]);
+    assert_eq!(content["checkpoint"]["components"], json!(["unet", "vae", "text_encoder"]));
+    let words = inspect(&path).run().done().stdout;
+    assert!(words.contains("Stable Diffusion 2.x, single file with unet, vae, text_encoder"), "{words}");
+}
