@@ -52,6 +52,8 @@ impl Case {
             clip_skip: count("clip_skip") as usize,
             init_image: path("init_image"),
             mask: path("mask"),
+            prompt_weights: case["prompt_weights"] == true,
+            long_prompts: case["long_prompts"] == true,
             strength: Some(number("strength")),
             ..GenerateRequest::default()
         };

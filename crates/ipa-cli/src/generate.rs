@@ -77,6 +77,12 @@ struct RequestArgs {
     /// What not to draw
     #[arg(long, value_name = "TEXT")]
     negative_prompt: Option<String>,
+    /// Read weights in the prompts: (word) counts 1.1 times, (word:1.3) 1.3 times, [word] 1.1 times less
+    #[arg(long)]
+    prompt_weights: bool,
+    /// Let prompts be longer than the text encoder reads at once, in pieces of 75 tokens
+    #[arg(long)]
+    long_prompts: bool,
     /// Denoising steps [default: 50]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
@@ -150,6 +156,8 @@ impl RequestArgs {
         request.mask = self.mask.or(request.mask);
         request.strength = self.strength.or(request.strength);
         request.vae_tiling |= self.vae_tiling;
+        request.prompt_weights |= self.prompt_weights;
+        request.long_prompts |= self.long_prompts;
         request.batch_size = self.batch_size.or(request.batch_size);
         set(&mut request.scale, self.scale);
         set(&mut request.prompt, self.prompt);
@@ -298,9 +306,11 @@ fn usage(text: &str) -> anyhow::Error {
 }
 
 fn warn_of_overflow(pipeline: &Pipeline, request: &GenerateRequest) {
-    for (field, prompt) in [("prompt", &request.prompt), ("negative prompt", &request.negative_prompt)] {
-        if let Some(words) = pipeline.overflow(prompt) {
-            output::warn(format_args!("the {field} is too long; the model does not see its end: \"{words}\""));
+    for (field, words) in ["prompt", "negative prompt"].into_iter().zip(pipeline.overflow(request)) {
+        if let Some(words) = words {
+            output::warn(format_args!(
+                "the {field} is too long; without `--long-prompts` the model does not see its end: \"{words}\""
+            ));
         }
     }
 }

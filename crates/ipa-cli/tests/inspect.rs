@@ -105,5 +105,5 @@ fn a_single_file_tells_what_it_was_recognised_as() {
     assert_eq!([&content["kind"], &content["checkpoint"]["version"]], [&json!("single-file"), &json!("sd-2.x")]);
     assert_eq!(content["checkpoint"]["components"], json!(["unet", "vae", "text_encoder"]));
     let words = inspect(&path).run().done().stdout;
-    assert!(words.contains("Stable Diffusion 2.x, single file with unet, vae, text_encoder"), "{words}");
+    assert!(words.contains("Stable Diffusion 2.x for inpainting, single file with unet, vae, text_encoder"), "{words}");
 }

@@ -105,12 +105,18 @@ impl ClipTokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, TokenizerError> {
-        let words = self.words(text)?;
-        let ids = words.get_ids().iter().take(self.max_words());
-        let mut ids: Vec<i64> =
-            [&self.bos_id].into_iter().chain(ids).chain([&self.eos_id]).map(|&id| i64::from(id)).collect();
+        let words = self.word_ids(text)?.into_iter().take(self.max_words());
+        let mut ids: Vec<i64> = [self.bos_id()].into_iter().chain(words).chain([self.eos_id()]).collect();
         ids.resize(self.max_length, self.pad_id());
         Ok(ids)
+    }
+
+    /// The ids of a text's words alone, however many there are.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn word_ids(&self, text: &str) -> Result<Vec<i64>, TokenizerError> {
+        Ok(self.words(text)?.get_ids().iter().map(|&id| id.into()).collect())
     }
 
     /// The end of a text that [`encode`](Self::encode) cuts off, from the first word that is not kept whole.

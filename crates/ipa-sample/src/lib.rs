@@ -27,6 +27,7 @@ mod parts;
 mod picture_file;
 mod pictures;
 mod pipeline;
+mod prompt;
 mod record;
 mod request;
 mod sampler;

@@ -20,6 +20,11 @@ pub struct GenerateRequest {
     pub prompt: String,
     /// What not to draw.
     pub negative_prompt: String,
+    /// Reads `(word:1.3)`, `(word)` and `[word]` in both prompts as weights.
+    pub prompt_weights: bool,
+    /// Gives the model prompts of any length, in pieces of as many tokens as its text tower takes; otherwise what does
+    /// not fit is cut off.
+    pub long_prompts: bool,
     /// Reference images; several make one prompt together.
     pub images: Vec<PathBuf>,
     /// Strength of the image prompt: 0 none, 1 as trained.
@@ -67,6 +72,8 @@ impl Default for GenerateRequest {
         Self {
             prompt: String::new(),
             negative_prompt: String::new(),
+            prompt_weights: false,
+            long_prompts: false,
             images: Vec::new(),
             scale: 1.0,
             scheduler: None,

@@ -21,6 +21,7 @@ use ipa_vae::Vae;
 
 use crate::denoise::{Conditions, Denoiser};
 use crate::pictures::Pictures;
+use crate::prompt::Prompts;
 use crate::sampler::Calls;
 use crate::{
     GenerateRequest, ImageEncoder, Record, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts, native_side,
@@ -224,9 +225,10 @@ impl Pipeline {
         }
     }
 
-    /// The words of a prompt that the text tower will not see, for a warning.
-    pub fn overflow(&self, prompt: &str) -> Option<String> {
-        self.tokenizer.overflow(prompt)
+    /// The words of the request's prompts that the text tower will not see, for a warning; prompt, then negative prompt.
+    pub fn overflow(&self, request: &GenerateRequest) -> [Option<String>; 2] {
+        let prompts = Prompts::new(&self.tokenizer, &self.text, request);
+        [&request.prompt, &request.negative_prompt].map(|prompt| prompts.overflow(prompt))
     }
 
     /// The side of a picture when a request names none, in pixels.
@@ -289,17 +291,11 @@ impl Pipeline {
     /// Text features, `[num_images or 2 · num_images, tokens, width]`, unconditional half first.
     fn context(&self, request: &GenerateRequest, num_images: i64, is_guided: bool) -> Result<Tensor, PipelineError> {
         check_clip_skip(request, self.text.config())?;
-        let features = |prompt: &str| {
-            let ids = self.tokenizer.encode(prompt)?;
-            Ok::<_, PipelineError>(self.text.forward(&ipa_clip::token_tensor(&[ids])))
-        };
-        let embeds = self.text.skipping(&features(&request.prompt)?, request.clip_skip);
-        let embeds = match is_guided {
-            // Parity: no layers are skipped for the negative prompt.
-            true => Tensor::cat(&[features(&request.negative_prompt)?.last_hidden_state, embeds], 0),
-            false => embeds,
-        };
-        Ok(embeds.repeat_interleave_self_int(num_images, 0, None))
+        let prompts = Prompts::new(&self.tokenizer, &self.text, request);
+        let negative = is_guided.then_some(request.negative_prompt.as_str());
+        let (features, negative) = prompts.features(&request.prompt, negative, request.clip_skip)?;
+        let embeds = negative.into_iter().chain([features]).collect::<Vec<_>>();
+        Ok(Tensor::cat(&embeds, 0).repeat_interleave_self_int(num_images, 0, None))
     }
 
     fn image_prompt(
