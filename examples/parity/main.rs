@@ -1,10 +1,11 @@
 //! Compares models of Stable Diffusion 1.5's real sizes, with random weights, with the Python references, and what
 //! diffusers draws with an adapter trained here with what is drawn here; `cargo xtask parity` runs it.
 //!
-//! Needs the reference Python (tests/parity/reference.py says which) as `IPA_PYTHON` or `python3`, 8 GB of memory, and
-//! 3.5 GB of disk for the temporary files of one part at a time. Times are those of a first call, in f32 on the CPU.
+//! Needs the reference Python (tests/parity/reference.py says which) as `IPA_PYTHON` or `python3`, 16 GB of memory, and
+//! 3.5 GB of disk for the temporary files of one part at a time, for `files` 25 GB. Times are those of a first call, in f32 on the CPU.
 
 mod adapter;
+mod files;
 mod models;
 mod outcome;
 mod reference;
@@ -49,6 +50,8 @@ enum Part {
     Unet,
     /// A picture drawn with a trained adapter
     Adapter,
+    /// One model in every form of files; needs 25 GB of disk
+    Files,
 }
 
 fn main() -> ExitCode {
@@ -86,6 +89,7 @@ fn compare(part: Part, args: &Args) -> Result<Outcome> {
         Part::VitH => models::vision("vit-h"),
         Part::Vae => models::vae(),
         Part::Unet => models::unet(),
+        Part::Files => files::forms(),
         Part::Adapter => adapter::picture(args.model.as_deref().zip(args.adapter.as_deref())),
     }
 }

@@ -29,6 +29,11 @@ impl Comparison {
         Self::within(output, found, expected, largest, tolerance)
     }
 
+    /// An error found elsewhere.
+    pub(crate) fn given(output: &'static str, error: f64, tolerance: f64) -> Self {
+        Self { output, error, tolerance }
+    }
+
     /// The largest difference, relative to a given value.
     ///
     /// # Errors

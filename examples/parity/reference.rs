@@ -25,10 +25,25 @@ impl Reference {
     /// # Errors
     /// If Python cannot be started, or says why it failed.
     pub(crate) fn make(part: &str, folder: TempDir, paths: &[&Path]) -> Result<Self> {
+        Self::call(part, folder.path(), paths)?;
+        Ok(Self { tensors: Checkpoint::open(&folder.path().join("reference.safetensors"))?, folder })
+    }
+
+    /// Has Python make another part in the same folder, of what is there.
+    ///
+    /// # Errors
+    /// As [`Reference::make`].
+    pub(crate) fn remake(self, part: &str) -> Result<Self> {
+        let Self { tensors, folder } = self;
+        drop(tensors);
+        Self::make(part, folder, &[])
+    }
+
+    fn call(part: &str, folder: &Path, paths: &[&Path]) -> Result<()> {
         let python = env::var_os("IPA_PYTHON").unwrap_or_else(|| "python3".into());
         let output = Command::new(&python)
             .args(["-B", SCRIPT, part]) // -B: no compiled files in the checkout
-            .arg(folder.path())
+            .arg(folder)
             .args(paths)
             .stdin(Stdio::null())
             .output()
@@ -36,7 +51,12 @@ impl Reference {
         if !output.status.success() {
             bail!("the reference failed at `{part}`:\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
         }
-        Ok(Self { tensors: Checkpoint::open(&folder.path().join("reference.safetensors"))?, folder })
+        Ok(())
+    }
+
+    /// A file or folder that it made.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// The folder with the model's weights.
@@ -63,6 +83,14 @@ impl Reference {
     /// If there is none of that name.
     pub(crate) fn output(&self, name: &str) -> Result<Tensor> {
         self.input(&format!("output.{name}"))
+    }
+
+    /// An output of one number.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub(crate) fn number(&self, name: &str) -> Result<f64> {
+        Ok(self.output(name)?.double_value(&[]))
     }
 
     /// How long its forward call took.

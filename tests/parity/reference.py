@@ -2,6 +2,8 @@
 
     reference.py text|vit-l|vit-h|vae|unet FOLDER
     reference.py adapter FOLDER MODEL ADAPTER     (reads FOLDER/request.json)
+    reference.py files FOLDER                     (FOLDER/model, FOLDER/fp16, FOLDER/sharded, FOLDER/bin)
+    reference.py files-single FOLDER              (reads FOLDER/single.safetensors, writes FOLDER/single.ckpt)
 
 The first writes FOLDER/model (a published folder; for `unet` also FOLDER/ip_adapter.safetensors) of Stable
 Diffusion 1.5's real sizes with random weights, up to 3.5 GB in f32. All write FOLDER/reference.safetensors: what
@@ -40,11 +42,12 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
 from diffusers.utils import load_image  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPImageProcessorPil,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
@@ -233,10 +236,71 @@ def adapter(folder: Path, model: Path, file: Path) -> None:
     save_reference(folder, {}, forward)
 
 
+def whole_model() -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5's sizes with random weights, as a pipeline with the tests' small tokenizer."""
+    config = CLIPTextConfig(
+        vocab_size=49408, hidden_size=768, intermediate_size=3072, projection_dim=768, num_hidden_layers=12,
+        num_attention_heads=12, hidden_act="quick_gelu", bos_token_id=0, eos_token_id=2, pad_token_id=1,
+    )
+    tiny = Path(__file__).resolve().parent.parent / "fixtures/tiny_sd"
+    vae_sizes = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 512}
+    vae_blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=CONTEXT, attention_head_dim=8)
+    return StableDiffusionPipeline(
+        vae=randomise(AutoencoderKL(**vae_sizes, **vae_blocks), 21),
+        text_encoder=randomise(CLIPTextModel(config), 22),
+        tokenizer=CLIPTokenizer.from_pretrained(tiny / "tokenizer"),
+        unet=randomise(unet, 23),
+        scheduler=DDIMScheduler.from_pretrained(tiny / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def files(folder: Path) -> None:
+    """A whole model as folder, in parts, as pickles, in half precision."""
+    pipeline = whole_model()
+
+    def forward() -> Tensors:
+        pipeline.save_pretrained(folder / "model", max_shard_size="10GB")
+        pipeline.tokenizer.save_pretrained(folder / "tokenizer")  # beside the single files
+        pipeline.save_pretrained(folder / "sharded", max_shard_size="1GB")
+        pipeline.save_pretrained(folder / "bin", max_shard_size="10GB", safe_serialization=False)
+        # transformers 5 writes no pickles any more; published text towers are.
+        for file in (folder / "bin/text_encoder").glob("*.safetensors"):
+            torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+            file.unlink()
+        return {}
+
+    save_reference(folder, {}, forward)
+    pipeline.to(torch.float16).save_pretrained(folder / "fp16", variant="fp16", max_shard_size="10GB")
+
+
+def files_single(folder: Path) -> None:
+    """A single file that was written elsewhere: what diffusers reads of it, and the same as a checkpoint of training."""
+    single = folder / "single.safetensors"
+
+    def forward() -> Tensors:
+        torch.save({"state_dict": load_file(single), "global_step": 840000}, folder / "single.ckpt")
+        read = StableDiffusionPipeline.from_single_file(str(single), config=str(folder / "model"), local_files_only=True)
+        own = StableDiffusionPipeline.from_pretrained(folder / "model")
+        error = torch.zeros([])
+        for part in ("unet", "vae", "text_encoder"):
+            found, expected = getattr(read, part).state_dict(), getattr(own, part).state_dict()
+            assert found.keys() == expected.keys(), f"diffusers finds other tensors in the {part}"
+            for name, tensor in expected.items():
+                error = torch.maximum(error, (found[name].float() - tensor.float()).abs().max())
+        return {"single_error": error}
+
+    save_reference(folder, {}, forward)
+
+
 @torch.no_grad()
 def main() -> None:
     part, *paths = sys.argv[1:]
     parts = {"text": text, "vit-l": vit_l, "vit-h": vit_h, "vae": vae, "unet": unet, "adapter": adapter}
+    parts |= {"files": files, "files-single": files_single}
     parts[part](*map(Path, paths))
 
 

@@ -5,6 +5,7 @@
 
 mod cargo;
 mod fixtures;
+mod fuzz;
 mod libtorch;
 mod python;
 
@@ -22,9 +23,10 @@ cargo xtask test [ARGS]         every test of the workspace (cargo test --releas
 cargo xtask pocket [ARGS]       train the pocket model from nothing or another's weights, or go on; --help lists ARGS
 cargo xtask parity [ARGS]       compare full-size models with the Python references
 cargo xtask fixtures            rebuild tests/fixtures from the Python references
+cargo xtask fuzz [TARGET [SEC]] feed the readers of strangers' files with broken ones, each for 600 seconds
 
 parity and fixtures need Python with torch 2.11.0, diffusers 0.42.1 and transformers 5.23.0, without torchvision:
-the one named by IPA_PYTHON, else python3. docs/installing.md says where libtorch is looked for and kept.";
+the one named by IPA_PYTHON, else python3. fuzz needs cargo-fuzz and a nightly toolchain. docs/installing.md says where libtorch is looked for and kept.";
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
@@ -47,6 +49,7 @@ fn run(chore: Option<&str>, args: Vec<OsString>) -> Result<ExitCode> {
         Some("pocket") => cargo::pocket(&args),
         Some("parity") => cargo::parity(&args),
         Some("fixtures") => fixtures::run(&args),
+        Some("fuzz") => fuzz::run(&args),
         None | Some("help" | "--help" | "-h") => {
             println!("{HELP}");
             Ok(ExitCode::SUCCESS)

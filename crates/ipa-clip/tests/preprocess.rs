@@ -185,3 +185,28 @@ fn hostile_files_are_refused_by_name() {
     let folder = load_image(&fixture("refused")).unwrap_err();
     assert!(matches!(folder, PreprocessError::Read { .. }), "{folder}");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
+    /// Bytes of strangers are a picture of the size they say, or refused.
+    #[test]
+    fn broken_pictures_are_read_or_refused(
+        name in proptest::sample::select(vec!["rgb.png", "harsh_progressive.jpg", "lossless.webp", "subsampled.jpg"]),
+        changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), 0u8..), 1..8),
+        end in proptest::prelude::any::<proptest::sample::Index>(),
+    ) {
+        let mut bytes = std::fs::read(fixture("files").join(name)).unwrap();
+        for (place, byte) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        bytes.truncate(end.index(2 * bytes.len())); // half of the time the whole
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        if let Ok(picture) = ipa_clip::load_image(file.path()) {
+            let (width, height) = picture.dimensions();
+            proptest::prop_assert_eq!(picture.as_raw().len(), 3 * (width * height) as usize);
+        }
+    }
+}
