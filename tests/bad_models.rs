@@ -135,7 +135,7 @@ fn a_vae_that_overflows_in_half_precision_decodes_in_full() {
     let half = Pipeline::load(model.path(), (Device::Cpu, Kind::Half)).unwrap();
     let request = GenerateRequest { num_steps: 1, ..GenerateRequest::default() };
     let drawn = half.generate(&request, &[], |_| ControlFlow::Continue(())).unwrap();
-    assert!(drawn.decoded_in_f32);
+    assert!(drawn.vae_in_f32);
     let full = Pipeline::load(model.path(), F32).unwrap().decode(&drawn.latents.to_kind(Kind::Float), false).unwrap();
     assert!(full.pictures == drawn.pictures && !full.in_f32);
 }

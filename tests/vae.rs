@@ -90,6 +90,17 @@ fn tiles_leave_no_seam() {
 }
 
 #[test]
+fn long_thin_pictures_are_cut_into_tiles_too() {
+    let (_folder, vae) = trained_at_64();
+    for (height, width) in [(8, 512), (512, 8), (72, 8)] {
+        let pixels = Tensor::zeros([1, 3, height, width], (Kind::Float, F32.0));
+        let latents = vae.encode_tiled(&pixels).mean;
+        assert_eq!(latents.size(), [1, 4, height / 8, width / 8]);
+        assert_eq!(vae.decode_tiled(&latents).size(), pixels.size());
+    }
+}
+
+#[test]
 fn a_sample_is_the_mean_moved_by_noise_times_the_deviation() {
     let fixture = fixture();
     let posterior = DiagonalGaussian { mean: fixture["mean"].copy(), logvar: fixture["logvar"].copy() };

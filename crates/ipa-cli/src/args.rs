@@ -45,10 +45,18 @@ impl DeviceArgs {
         Ok((device, kind))
     }
 
-    /// Computes in the precision of that name if none was asked for.
-    pub(crate) fn take_dtype(&mut self, name: &str) {
+    /// Computes where and in what another run did, unless something else was asked for.
+    pub(crate) fn take(&mut self, device: &str, dtype: &str) {
+        if self.device == "auto" {
+            match parse_device(device) {
+                Ok(_) => self.device = device.to_owned(),
+                Err(_) => {
+                    output::warn(format_args!("there is no device {device} here: another may give other last bits"))
+                }
+            }
+        }
         if self.dtype == "auto" {
-            self.dtype = name.to_owned();
+            self.dtype = dtype.to_owned();
         }
     }
 

@@ -12,7 +12,7 @@ use clap::builder::PossibleValuesParser;
 use image::RgbImage;
 use ipa_core::save_tensors;
 use ipa_core::tch::Kind;
-use ipa_sample::{GenerateRequest, Pictures, Pipeline, Record, SamplerKind, read_record, write_picture};
+use ipa_sample::{GenerateRequest, NoiseDtype, Pictures, Pipeline, Record, SamplerKind, read_record, write_picture};
 use serde::Serialize;
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
@@ -119,6 +119,10 @@ struct RequestArgs {
     /// Seed of the noise, as diffusers' CPU generator takes it [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// What the noise is drawn in: f32, or run for what is computed in, as diffusers' half-precision pipelines do
+    /// [default: f32]
+    #[arg(long, value_name = "NAME", value_parser = noise_dtype)]
+    noise_dtype: Option<NoiseDtype>,
     /// Pictures drawn at once [default: 1]
     #[arg(long, value_name = "N")]
     num_images: Option<u32>,
@@ -170,6 +174,7 @@ impl RequestArgs {
         set(&mut request.clip_skip, self.clip_skip);
         set(&mut request.eta, self.eta);
         set(&mut request.seed, self.seed);
+        set(&mut request.noise_dtype, self.noise_dtype);
         set(&mut request.num_images, self.num_images);
         request.check()?;
         if request.strength.is_some() && request.init_image.is_none() {
@@ -181,6 +186,19 @@ impl RequestArgs {
             return Err(usage("nothing to draw: say it with `--prompt`, or show it with `--image` or `--init-image`"));
         }
         Ok(request)
+    }
+}
+
+/// Whether two paths are one file that is there.
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn noise_dtype(name: &str) -> Result<NoiseDtype, &'static str> {
+    match name {
+        "f32" => Ok(NoiseDtype::F32),
+        "run" => Ok(NoiseDtype::Run),
+        _ => Err("choose f32 or run"),
     }
 }
 
@@ -212,7 +230,10 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     let changes_number = args.request.num_images.is_some();
     let request = args.request.request(like.as_ref())?;
     // Of several pictures drawn together, the one that was shown.
-    let only = like.as_ref().filter(|_| !changes_number).map(|record| record.index);
+    let only = match (&like, &args.like) {
+        (Some(record), Some(picture)) if !changes_number => Some(like::index(picture, record)?),
+        _ => None,
+    };
     let target = Target::new(args.output, if only.is_some() { 1 } else { request.num_images }, args.format.as_deref())?;
     let options = args.device.options()?;
     target.check()?;
@@ -221,6 +242,13 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
         if (0..target.num()).any(|index| target.file(index) == *latents) {
             return Err(usage("`--save-latents` and `--output` are the same file: name two"));
         }
+    }
+    if let Some(picture) =
+        args.like.as_deref().filter(|picture| (0..target.num()).any(|i| is_same(&target.file(i), picture)))
+    {
+        let text =
+            format!("{} would be overwritten by what is drawn like it: name another `--output`", picture.display());
+        return Err(usage(&text));
     }
     let source = args.model.source()?;
     let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
@@ -256,24 +284,29 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     bar.finish_and_clear();
     interrupt::stop_if_requested("nothing was written");
-    if generated.decoded_in_f32 {
-        output::warn(format_args!("the VAE overflowed in half precision; the pictures were decoded in f32"));
+    if generated.vae_in_f32 {
+        output::warn(format_args!("the VAE overflowed in half precision and was used in f32"));
     }
 
-    let provenance = provenance()?;
+    let provenance = provenance().map_err(|error| {
+        output::warn(format_args!("the pictures do not say which files drew them: {error}"));
+    });
     let chosen = |index: &usize| only.is_none_or(|only| only == *index);
     let drawn: Vec<(&RgbImage, Record)> = (0..generated.pictures.len())
         .filter(chosen)
-        .map(|index| (&generated.pictures[index], index))
-        .map(|(picture, index)| (picture, provenance.of(pipeline.record(&request, index, picture))))
+        .map(|index| {
+            let picture = &generated.pictures[index];
+            let record = pipeline.record(&request, index, picture);
+            (picture, provenance.iter().fold(record, |record, provenance| provenance.of(record)))
+        })
         .collect();
     write(&drawn, &target)?;
     if let Some(file) = &args.save_latents {
         output::create_folder_of(file)?;
         save_tensors(file, [("latents".to_owned(), generated.latents.to_kind(Kind::Float))], None)?;
     }
-    for (index, (picture, _)) in drawn.iter().enumerate() {
-        let ((width, height), file) = (picture.dimensions(), &target.file(index));
+    for (number, (picture, record)) in drawn.iter().enumerate() {
+        let ((width, height), file, index) = (picture.dimensions(), &target.file(number), record.index);
         let (seed, num_steps) = (request.seed, request.num_denoising_steps());
         if args.json {
             output::json_line(&Written { file, index, seed, width, height, num_steps, seconds })?;

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Result, anyhow};
-use ipa_formats::{FormatError, sha256_file, sha256_text, write_atomically};
+use ipa_formats::{ComponentFiles, FormatError, sha256_file, sha256_text, write_atomically};
 use ipa_sample::{FileRecord, GenerateRequest, ModelRecord, Record};
 
 use crate::args::ModelArgs;
@@ -21,6 +21,7 @@ const REMEMBERED_BYTES: u64 = 1 << 24;
 pub(crate) struct Sources {
     model: Named,
     vae: Option<Named>,
+    tokenizer: Option<Named>,
     adapter: Option<Named>,
     image_encoder: Option<Named>,
     pictures: Vec<FileRecord>,
@@ -58,18 +59,24 @@ impl Sources {
             name: if own_adapter(file) { POCKET.into() } else { file.to_owned() },
             files: vec![file.to_owned()],
         });
-        let encoder = args.image_encoder.as_ref().filter(|_| adapter.is_some());
-        let encoder = encoder.map(|folder| {
-            let files = ipa_formats::weights_files(folder)?;
-            Ok::<_, FormatError>(Named { name: folder.clone(), files })
-        });
-        let (model, vae) = source.files.weights_files()?;
-        let named_vae = args.vae.clone().zip(vae).map(|(name, files)| Named { name, files });
+        let model = PathBuf::from(args.name()?);
+        let encoder = match (&args.image_encoder, source.files.folder("image_encoder")) {
+            (Some(folder), _) => Some((folder.clone(), encoder_files(folder, None)?)),
+            (None, Some(own)) => {
+                let processor = source.files.folder("feature_extractor");
+                Some((model.clone(), encoder_files(&own, processor.as_deref())?))
+            }
+            (None, None) => None,
+        };
+        let encoder = encoder.filter(|_| adapter.is_some()).map(|(name, files)| Named { name, files });
+        let vae = args.vae.clone().zip(source.files.vae_files()?);
+        let tokenizer = source.files.tokenizer_files()?;
         Ok(Self {
-            model: Named { name: args.name()?.into(), files: model },
-            vae: named_vae,
+            model: Named { name: model, files: source.files.own_files()? },
+            vae: vae.map(|(name, files)| Named { name, files }),
+            tokenizer: tokenizer.map(|(name, files)| Named { name, files }),
             adapter,
-            image_encoder: encoder.transpose()?,
+            image_encoder: encoder,
             pictures: pictures(request)?,
         })
     }
@@ -89,7 +96,7 @@ impl Sources {
             model: ModelRecord {
                 file: record(&self.model)?,
                 vae: self.vae.as_ref().map(record).transpose()?,
-                tokenizer: args.tokenizer.clone(),
+                tokenizer: self.tokenizer.as_ref().map(record).transpose()?,
                 ema: args.ema,
                 prediction_type: args.known_prediction(),
             },
@@ -98,6 +105,12 @@ impl Sources {
             pictures: self.pictures,
         })
     }
+}
+
+/// Weights and settings of an image encoder, whose preprocessing may lie in a folder of its own.
+fn encoder_files(folder: &Path, processor: Option<&Path>) -> Result<Vec<PathBuf>, FormatError> {
+    let processor = processor.map(ipa_formats::settings_files).unwrap_or_default();
+    Ok([ComponentFiles::from(folder).files()?, processor].concat())
 }
 
 /// The pictures that a request names.

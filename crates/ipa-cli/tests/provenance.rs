@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use support::Ipa;
-use support::files::{entries_below, fixture, make_model, tiny_sd};
+use support::files::{edit_json, entries_below, fixture, make_model, tiny_sd};
 
 /// Two pictures drawn together, with a reference; their folder is `pictures`.
 fn two_pictures(folder: &Path, model: &Path, reference: &Path) {
@@ -90,6 +90,39 @@ fn other_files_of_the_same_names_are_refused() {
     fs::write(&unet, bytes).unwrap();
     let again = like(&picture, &output).with("--image", fixture("pictures/tall.jpg"));
     again.run().refused(1, &["000.png", "--model"]);
+}
+
+#[test]
+fn the_picture_itself_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("out.png");
+    Ipa::generate(&tiny_sd(""), &picture).run().done();
+    let before = fs::read(&picture).unwrap();
+    like(&picture, &picture).with("--seed", "9").run().refused(2, &["out.png", "--output"]);
+    assert!(fs::read(&picture).unwrap() == before);
+}
+
+#[test]
+fn settings_that_changed_are_another_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, picture, again) = (make_model(), folder.path().join("out.png"), folder.path().join("again.png"));
+    Ipa::generate(model.path(), &picture).run().done();
+    like(&picture, &again).run().done();
+    edit_json(&model.path().join("scheduler/scheduler_config.json"), |config| config["beta_end"] = 0.02.into());
+    like(&picture, &again).run().refused(1, &["out.png", "--model"]);
+}
+
+#[test]
+fn the_models_own_encoder_is_told_apart_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, picture, again) = (make_model(), folder.path().join("out.png"), folder.path().join("again.png"));
+    Ipa::generate(model.path(), &picture).with_reference().run().done();
+    let record: Value = serde_json::from_str(&text(&picture, "ipa")).unwrap();
+    assert_eq!(record["image_encoder"]["file"], record["model"]["file"]);
+    like(&picture, &again).run().done();
+    assert!(fs::read(&picture).unwrap() == fs::read(&again).unwrap());
+    edit_json(&model.path().join("image_encoder/config.json"), |config| config["layer_norm_eps"] = 0.1.into());
+    like(&picture, &again).run().refused(1, &["out.png", "--image-encoder"]);
 }
 
 #[test]

@@ -123,8 +123,12 @@ impl ClipTokenizer {
     ///
     /// `None` if everything fits. Meant for a warning.
     pub fn overflow(&self, text: &str) -> Option<String> {
+        self.overflow_of(text, self.max_words())
+    }
+
+    /// As [`overflow`](Self::overflow), where only the first `first_cut` tokens of a text are kept.
+    pub fn overflow_of(&self, text: &str, first_cut: usize) -> Option<String> {
         let words = self.words(text).ok()?;
-        let first_cut = self.max_words();
         let (mut start, _) = *words.get_offsets().get(first_cut)?;
         if let Some(word) = words.get_word_ids()[first_cut] {
             let first_of_word = words.get_word_ids().iter().position(|&id| id == Some(word))?;

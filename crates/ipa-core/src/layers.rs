@@ -114,8 +114,9 @@ impl GroupNorm {
         let per_channel = |parameter: &Tensor| parameter.to_kind(Kind::Float).reshape([self.groups, -1]);
         let scale = per_channel(&self.weight) / (&moments.var + self.eps).sqrt();
         let shift = per_channel(&self.bias) - &moments.mean * &scale;
-        let along_channels = |factors: Tensor| factors.reshape([1, -1, 1, 1]).to_kind(hidden.kind());
-        hidden * along_channels(scale) + along_channels(shift)
+        let along_channels = |factors: Tensor| factors.reshape([1, -1, 1, 1]);
+        let normalised = hidden.to_kind(Kind::Float) * along_channels(scale) + along_channels(shift);
+        normalised.to_kind(hidden.kind())
     }
 }
 

@@ -13,11 +13,12 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// Exclusive use of libtorch's CPU generator from a known seed.
 ///
-/// All draws are made on the CPU in f32: `Draws::seeded(s).normal(..)` equals
+/// All draws are made on the CPU, in f32 unless [`Draws::in_kind`] says otherwise: `Draws::seeded(s).normal(..)` equals
 /// `torch.randn(.., generator=torch.Generator("cpu").manual_seed(s))`.
 #[derive(Debug)]
 pub struct Draws {
     _generator: MutexGuard<'static, ()>,
+    kind: Kind,
 }
 
 impl Draws {
@@ -25,7 +26,13 @@ impl Draws {
     pub fn seeded(seed: u64) -> Self {
         let guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         tch::manual_seed(seed as i64);
-        Self { _generator: guard }
+        Self { _generator: guard, kind: Kind::Float }
+    }
+
+    /// Draws normal numbers in a kind of their own: f16 and bf16 take fewer bits of every random number, so that they
+    /// are unrelated to those in f32, not rounded from them.
+    pub fn in_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// The draws of one `step` for one `purpose` of a run: independent of everything drawn before.
@@ -33,8 +40,13 @@ impl Draws {
         Self::seeded(counter_seed(run_seed, purpose, step))
     }
 
-    /// Standard normal numbers, f32 on the CPU.
+    /// Standard normal numbers on the CPU.
     pub fn normal(&mut self, shape: &[i64]) -> Tensor {
+        Tensor::randn(shape, (self.kind, Device::Cpu))
+    }
+
+    /// As [`Draws::normal`], in f32 whatever the others are drawn in.
+    pub fn normal_f32(&mut self, shape: &[i64]) -> Tensor {
         Tensor::randn(shape, (Kind::Float, Device::Cpu))
     }
 

@@ -59,7 +59,7 @@ pub use inspect::{
     WeightsSummary, inspect,
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
-pub use model_files::{ComponentFiles, ModelFiles, ModelOptions, OpenSingleFile, SchedulerFields};
+pub use model_files::{ComponentFiles, ModelFiles, ModelOptions, OpenSingleFile, SchedulerFields, settings_files};
 pub use numbering::{SiteCounts, published_number};
 pub use pickle::{PlainValue, TorchError, TorchFile, TorchIndex};
 pub use safetensors::{
@@ -70,4 +70,4 @@ pub use single_file::{
     SingleFileError, SingleFileInfo, SingleFileOptions, TensorPlan, is_single_file, plan_single_file, read_single_file,
 };
 pub use tensor_file::TensorFile;
-pub use weights::{Weights, weights_file, weights_files};
+pub use weights::{Weights, weights_file};

@@ -114,22 +114,45 @@ impl ModelFiles {
         }
     }
 
-    /// The files that hold the model's weights, and those of an autoencoder that is not the model's own.
+    /// The files that decide what the model computes: a single file, or a folder's weights and settings. Parts from
+    /// elsewhere are not among them.
     ///
     /// # Errors
     /// As [`ComponentFiles::weights`].
-    pub fn weights_files(&self) -> Result<(Vec<PathBuf>, Option<Vec<PathBuf>>), FormatError> {
-        let vae = self.vae.as_ref().map(|vae| Ok(vae.weights()?.paths())).transpose()?;
-        let own = match &self.place {
-            Place::SingleFile(single) => vec![single.path().to_owned()],
-            Place::Folder(_) => {
-                let parts = [Component::TextEncoder, Component::Unet, Component::Vae];
-                let parts = parts.into_iter().filter(|part| *part != Component::Vae || vae.is_none());
-                let files = parts.map(|part| Ok(self.component(part)?.weights()?.paths()));
-                files.collect::<Result<Vec<_>, FormatError>>()?.concat()
+    pub fn own_files(&self) -> Result<Vec<PathBuf>, FormatError> {
+        let Place::Folder(folder) = &self.place else { return Ok(vec![self.path().to_owned()]) };
+        let mut files = Vec::new();
+        for part in [Component::TextEncoder, Component::Unet, Component::Vae] {
+            if part != Component::Vae || self.vae.is_none() {
+                files.extend(ComponentFiles::Folder(folder.require(part.folder())?).files()?);
             }
-        };
-        Ok((own, vae))
+        }
+        files.push(folder.require("scheduler")?.join("scheduler_config.json"));
+        if self.options.tokenizer.is_none() {
+            files.extend(settings_files(&folder.require("tokenizer")?));
+        }
+        Ok(files)
+    }
+
+    /// The files of an autoencoder that is not the model's own.
+    ///
+    /// # Errors
+    /// As [`ComponentFiles::weights`].
+    pub fn vae_files(&self) -> Result<Option<Vec<PathBuf>>, FormatError> {
+        self.vae.as_ref().map(ComponentFiles::files).transpose()
+    }
+
+    /// The folder and the files of a tokenizer that is not in the model's folder.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::tokenizer`].
+    pub fn tokenizer_files(&self) -> Result<Option<(PathBuf, Vec<PathBuf>)>, FormatError> {
+        if let (Place::Folder(_), None) = (&self.place, &self.options.tokenizer) {
+            return Ok(None);
+        }
+        let folder = self.tokenizer()?;
+        let files = settings_files(&folder);
+        Ok(Some((folder, files)))
     }
 
     /// Folder of a part without weights or of an image encoder, `None` if the model comes without, as single files do.
@@ -158,10 +181,13 @@ impl ModelFiles {
         }
     }
 
-    /// The token that fills prompts up, where the model is known to differ from its tokenizer's files: single files of
-    /// Stable Diffusion 2.x have no tokenizer, and 1.x's fills up otherwise.
+    /// The token that fills prompts up, where it follows from the model: single files have no tokenizer, and those of
+    /// Stable Diffusion 1.x and 2.x differ in nothing else.
     pub fn pad_token(&self) -> Option<&'static str> {
-        self.single_file().filter(|info| info.version == Some(ModelVersion::V2)).map(|_| "!")
+        match self.single_file()?.version? {
+            ModelVersion::V1 => Some("<|endoftext|>"),
+            ModelVersion::V2 => Some("!"),
+        }
     }
 
     /// The fields of `scheduler_config.json`, as text, and the file that errors are to name.
@@ -256,6 +282,18 @@ impl ComponentFiles {
         }
     }
 
+    /// The files that decide what it computes: weights and settings.
+    ///
+    /// # Errors
+    /// As [`ComponentFiles::weights`].
+    pub fn files(&self) -> Result<Vec<PathBuf>, FormatError> {
+        let settings = match self {
+            Self::Folder(folder) => settings_files(folder),
+            Self::Part(..) => Vec::new(),
+        };
+        Ok([settings, self.weights()?.paths()].concat())
+    }
+
     /// The tensors, by the names of a folder.
     ///
     /// # Errors
@@ -287,6 +325,24 @@ impl From<&ComponentFiles> for ComponentFiles {
     fn from(files: &ComponentFiles) -> Self {
         files.clone()
     }
+}
+
+/// What decides, beside its weights, what a component computes; each has a few of them.
+const SETTINGS: [&str; 9] = [
+    "config.json",
+    "scheduler_config.json",
+    "preprocessor_config.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
+/// The settings files that a folder has: configurations and a tokenizer's tables.
+pub fn settings_files(folder: &Path) -> Vec<PathBuf> {
+    SETTINGS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
 }
 
 /// An autoencoder by itself.

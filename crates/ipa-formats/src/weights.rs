@@ -47,14 +47,6 @@ pub fn weights_file(component: &Path) -> Result<PathBuf, FormatError> {
     })
 }
 
-/// The weights of one component's folder: one file, or the parts that an index lists.
-///
-/// # Errors
-/// As [`weights_file`] and [`Weights::open`].
-pub fn weights_files(component: &Path) -> Result<Vec<PathBuf>, FormatError> {
-    Ok(Weights::open(&weights_file(component)?)?.paths())
-}
-
 /// Named tensors in a file, or in the files that an index lists; memory-mapped.
 ///
 /// ```no_run

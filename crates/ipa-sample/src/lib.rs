@@ -43,7 +43,7 @@ pub use picture_file::{PictureFormat, RECORD_KEYWORD, RecordError, read_record, 
 pub use pictures::Pictures;
 pub use pipeline::{Decoded, Generated, Pipeline, PipelineError};
 pub use record::{FileRecord, ModelRecord, Record};
-pub use request::{GenerateRequest, MAX_IMAGES, MAX_SIDE, RequestError};
+pub use request::{GenerateRequest, MAX_IMAGES, MAX_SIDE, NoiseDtype, RequestError};
 pub use sampler::{Ddim, Sampler, SamplerKind, UnknownSampler};
 pub use schedule::NoiseSchedule;
 pub use scheduler_file::SchedulerFile;

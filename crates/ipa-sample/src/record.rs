@@ -33,7 +33,7 @@ pub struct Record {
     /// The adapter, if one was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<FileRecord>,
-    /// Its image encoder, if it is not the model's own.
+    /// Its image encoder; one inside the model's folder goes by the model's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_encoder: Option<FileRecord>,
     /// The pictures that the request names.
@@ -61,7 +61,7 @@ pub struct ModelRecord {
     pub vae: Option<FileRecord>,
     /// A tokenizer from elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<PathBuf>,
+    pub tokenizer: Option<FileRecord>,
     /// Whether averaged weights were taken.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ema: bool,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::prompt::weighting;
 use crate::{SamplerKind, UnknownSampler};
 
 /// Largest side of a picture in pixels.
@@ -55,6 +56,8 @@ pub struct GenerateRequest {
     pub strength: Option<f64>,
     /// Seed of the noise, the same as diffusers' CPU generator.
     pub seed: u64,
+    /// What the noise is drawn in.
+    pub noise_dtype: NoiseDtype,
     /// Pictures drawn from one seed in one batch.
     pub num_images: u32,
     /// Pictures in a call of the model, for less memory; all at once without one.
@@ -88,6 +91,7 @@ impl Default for GenerateRequest {
             mask: None,
             strength: None,
             seed: 0,
+            noise_dtype: NoiseDtype::F32,
             num_images: 1,
             batch_size: None,
             vae_tiling: false,
@@ -95,6 +99,17 @@ impl Default for GenerateRequest {
             height: None,
         }
     }
+}
+
+/// What noise is drawn in, on the CPU in either case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoiseDtype {
+    /// In f32: one seed gives one picture in every precision, but for rounding.
+    #[default]
+    F32,
+    /// In what the run computes in, as diffusers' half-precision pipelines do: unrelated noise.
+    Run,
 }
 
 /// Why a request cannot be carried out, whatever the model.
@@ -211,6 +226,10 @@ impl GenerateRequest {
             );
         }
         self.sampler()?;
+        if self.prompt_weights {
+            weighting::check("prompt", &self.prompt)?;
+            weighting::check("negative_prompt", &self.negative_prompt)?;
+        }
         if !(0.0..=1.0).contains(&self.eta) {
             return refuse("eta", &self.eta, "choose 0 to 1; 0 is deterministic and usual");
         }

@@ -3,24 +3,13 @@
 use std::path::Path;
 
 use ipa_core::device::kind_name;
-use ipa_formats::{Component, ComponentFiles, FormatError, ModelFiles, SchedulerFields, Weights, sha256_file};
+use ipa_formats::{
+    Component, ComponentFiles, FormatError, ModelFiles, SchedulerFields, Weights, settings_files, sha256_file,
+};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::{Dataset, FrozenModels, TrainConfig};
-
-/// What decides, beside its weights, what a component computes; each has a few of them.
-const SETTINGS: [&str; 9] = [
-    "config.json",
-    "scheduler_config.json",
-    "preprocessor_config.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-];
 
 /// Bytes of every tensor that are looked at: a fine-tuned model differs in them, and all of them are read at once.
 const TENSOR_BYTES: usize = 64;
@@ -95,8 +84,8 @@ fn of_component(files: &ComponentFiles) -> Result<String, FormatError> {
 
 /// Digests of the settings in a folder.
 fn settings(folder: &Path) -> Result<Vec<u8>, FormatError> {
-    let files = SETTINGS.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
-    Ok(files.map(|path| sha256_file(&path)).collect::<Result<Vec<_>, _>>()?.concat().into_bytes())
+    let digests = settings_files(folder).iter().map(|path| sha256_file(path)).collect::<Result<Vec<_>, _>>()?;
+    Ok(digests.concat().into_bytes())
 }
 
 /// Name, kind, shape and first bytes of every tensor.

@@ -179,6 +179,12 @@ impl UnetConfig {
         if let Some(unknown) = types.find(|name| !known.contains(&name.as_str())) {
             return Err(format!("block type `{unknown}` is not one of Stable Diffusion 1.x or 2.x"));
         }
+        if self.block_out_channels[0] % 2 != 0 {
+            return Err(format!(
+                "`block_out_channels` begins with {}; expected an even number",
+                self.block_out_channels[0]
+            ));
+        }
         if let Heads::PerLevel(heads) = &self.attention_head_dim
             && heads.len() != levels
         {

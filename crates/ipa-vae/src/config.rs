@@ -33,6 +33,9 @@ pub struct VaeConfig {
     /// What encoded latents are multiplied by before diffusion.
     #[serde(default = "sd_scaling_factor")]
     pub scaling_factor: f64,
+    /// Published fields of other models, kept to refuse what is not computed here.
+    #[serde(flatten)]
+    pub others: serde_json::Map<String, serde_json::Value>,
 }
 
 fn three() -> i64 {
@@ -63,6 +66,25 @@ impl VaeConfig {
             norm_num_groups: 32,
             sample_size: 512,
             scaling_factor: sd_scaling_factor(),
+            others: serde_json::Map::new(),
+        }
+    }
+
+    fn check_others(&self) -> Result<(), String> {
+        let is_usual = |name: &str, value: &serde_json::Value| match name {
+            "act_fn" => value == "silu",
+            "shift_factor" => value.as_f64() == Some(0.0),
+            "latents_mean" | "latents_std" => false,
+            "use_quant_conv" | "use_post_quant_conv" | "mid_block_add_attention" => value == true,
+            "down_block_types" | "up_block_types" => {
+                let known = ["DownEncoderBlock2D", "UpDecoderBlock2D"];
+                value.as_array().into_iter().flatten().all(|name| known.iter().any(|known| name == known))
+            }
+            _ => true,
+        };
+        match self.others.iter().find(|(name, value)| !value.is_null() && !is_usual(name, value)) {
+            Some((name, value)) => Err(format!("`{name}` is {value}, which is not Stable Diffusion 1.x or 2.x")),
+            None => Ok(()),
         }
     }
 
@@ -81,6 +103,10 @@ impl ipa_core::Config for VaeConfig {
         if !(1..=MAX_SAMPLE_SIZE).contains(&self.sample_size) {
             return Err(format!("`sample_size` is {}; expected 1 to {MAX_SAMPLE_SIZE}", self.sample_size));
         }
+        if !(self.scaling_factor > 0.0 && self.scaling_factor.is_finite()) {
+            return Err(format!("`scaling_factor` is {}; expected more than 0", self.scaling_factor));
+        }
+        self.check_others()?;
         let channels = [("in_channels", self.in_channels), ("out_channels", self.out_channels)];
         if let Some((name, channels)) = channels.into_iter().find(|&(_, channels)| channels != 3) {
             return Err(format!("`{name}` is {channels}; pictures have 3"));
@@ -113,6 +139,11 @@ mod tests {
         let refused = |config: VaeConfig| config.check().expect_err("not Stable Diffusion");
         assert!(refused(VaeConfig { out_channels: 1, ..VaeConfig::sd15() }).contains("`out_channels` is 1"));
         assert!(refused(VaeConfig { in_channels: 4, ..VaeConfig::sd15() }).contains("`in_channels` is 4"));
+        assert!(refused(VaeConfig { scaling_factor: 0.0, ..VaeConfig::sd15() }).contains("`scaling_factor` is 0"));
+        for (name, value) in [("shift_factor", serde_json::json!(0.1)), ("use_quant_conv", false.into())] {
+            let others = [(name.to_owned(), value)].into_iter().collect();
+            assert!(refused(VaeConfig { others, ..VaeConfig::sd15() }).contains(name));
+        }
         let deep = VaeConfig { block_out_channels: vec![32; 5], ..VaeConfig::sd15() };
         assert!(refused(deep).contains("`block_out_channels` has 5 levels"));
     }

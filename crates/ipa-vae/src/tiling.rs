@@ -74,10 +74,10 @@ fn tiled(input: &Tensor, side: i64, units: Units, compute: impl Fn(&Tensor) -> T
         for (column, &left) in columns.starts.iter().enumerate() {
             let tile = compute(&cut(input, (top, left), units.input));
             let weights = rows.weights(row, units.output).unsqueeze(1) * columns.weights(column, units.output);
-            let weights = weights.to_device(tile.device()).to_kind(tile.kind());
+            let weights = weights.to_device(tile.device());
             let (sum, total) = sums.get_or_insert_with(|| {
                 let [height, width] = [2, 3].map(|axis: usize| input.size()[axis] / units.input * units.output);
-                let zeros = |channels| Tensor::zeros([channels, height, width], (tile.kind(), tile.device()));
+                let zeros = |channels| Tensor::zeros([channels, height, width], (Kind::Float, tile.device()));
                 (zeros(tile.size()[1]), zeros(1))
             });
             let _ = cut(sum, (top, left), units.output).g_add_(&(tile.squeeze_dim(0) * &weights));
@@ -85,7 +85,7 @@ fn tiled(input: &Tensor, side: i64, units: Units, compute: impl Fn(&Tensor) -> T
         }
     }
     let (sum, total) = sums.expect("at least one tile");
-    (sum / total).unsqueeze(0)
+    (sum / total).unsqueeze(0).to_kind(input.kind())
 }
 
 impl VaeConfig {
@@ -99,10 +99,10 @@ fn is_larger(tensor: &Tensor, side: i64) -> bool {
     tensor.size()[2..].iter().any(|&length| length > side)
 }
 
-/// Every so manieth element, so that the longer side is at most `side`.
-fn thinned(tensor: &Tensor, side: i64) -> Tensor {
+/// Every so manieth element, so that the longer side is at most `side`; both are multiples of `unit`.
+fn thinned(tensor: &Tensor, side: i64, unit: i64) -> Tensor {
     let (height, width) = (tensor.size()[2], tensor.size()[3]);
-    let shrunk = |length: i64| (length * side / height.max(width)).max(1);
+    let shrunk = |length: i64| (length * side / height.max(width) / unit).max(1) * unit;
     tensor.upsample_nearest2d([shrunk(height), shrunk(width)], None, None)
 }
 
@@ -114,7 +114,7 @@ impl Vae {
         if !is_larger(pixels, side) {
             return self.encode(pixels);
         }
-        let norms = Norms::recorded(|norms| self.moments(&thinned(pixels, side), norms));
+        let norms = Norms::recorded(|norms| self.moments(&thinned(pixels, side, factor), norms));
         let moments = tiled(pixels, side / factor, Units { input: factor, output: 1 }, |tile| {
             norms.rewind();
             self.moments(tile, &norms)
@@ -128,7 +128,7 @@ impl Vae {
         if !is_larger(latents, side) {
             return self.decode(latents);
         }
-        let norms = Norms::recorded(|norms| self.pixels(&thinned(latents, side), norms));
+        let norms = Norms::recorded(|norms| self.pixels(&thinned(latents, side, 1), norms));
         tiled(latents, side, Units { input: 1, output: self.config().downsampling() }, |tile| {
             norms.rewind();
             self.pixels(tile, &norms)

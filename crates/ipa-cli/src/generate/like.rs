@@ -11,21 +11,38 @@ use crate::model::POCKET;
 /// Arguments that were left out, taken from a record.
 pub(super) fn complete(args: &mut GenerateArgs, record: &Record) {
     let is_pocket = |file: &FileRecord| file.file == Path::new(POCKET);
-    if let (None, Some(model)) = (&args.model.model, &record.model) {
-        args.model.model = Some(model.file.file.to_string_lossy().into_owned());
-        args.model.vae = args.model.vae.take().or(model.vae.as_ref().map(|vae| vae.file.clone()));
-        args.model.tokenizer = args.model.tokenizer.take().or(model.tokenizer.clone());
-        args.model.ema |= model.ema;
-        let prediction = model.prediction_type.map(|prediction| prediction.name().to_owned());
-        args.model.prediction_type = args.model.prediction_type.take().or(prediction);
+    if let Some(recorded) = &record.model {
+        let model = &mut args.model;
+        model.model.get_or_insert_with(|| recorded.file.file.to_string_lossy().into_owned());
+        model.vae = model.vae.take().or(recorded.vae.as_ref().map(|vae| vae.file.clone()));
+        model.tokenizer = model.tokenizer.take().or(recorded.tokenizer.as_ref().map(|folder| folder.file.clone()));
+        model.ema |= recorded.ema;
+        let prediction = recorded.prediction_type.map(|prediction| prediction.name().to_owned());
+        model.prediction_type = model.prediction_type.take().or(prediction);
     }
     if let (None, Some(adapter)) = (&args.adapter.adapter, record.adapter.as_ref().filter(|file| !is_pocket(file))) {
         args.adapter.adapter = Some(adapter.file.clone());
     }
-    if let (None, Some(encoder)) = (&args.model.image_encoder, &record.image_encoder) {
+    // An encoder inside the model's folder is recorded by that folder's name.
+    let own = |file: &FileRecord| record.model.as_ref().is_some_and(|model| model.file.file == file.file);
+    if let (None, Some(encoder)) = (&args.model.image_encoder, record.image_encoder.as_ref().filter(|file| !own(file)))
+    {
         args.model.image_encoder = Some(encoder.file.clone());
     }
-    args.device.take_dtype(&record.dtype);
+    args.device.take(&record.device, &record.dtype);
+}
+
+/// Of several pictures drawn together, the one that a record is of.
+pub(super) fn index(picture: &Path, record: &Record) -> Result<usize> {
+    let num = record.request.num_images as usize;
+    match record.index < num {
+        true => Ok(record.index),
+        false => bail!(
+            "{} says that it is picture {} of {num}, which cannot be: say with `--num-images` how many to draw",
+            picture.display(),
+            record.index
+        ),
+    }
 }
 
 /// Refuses files that go by the names in the record but are not those that drew the picture.
@@ -51,6 +68,7 @@ pub(super) fn check_same(picture: &Path, recorded: &Record, found: &Record) -> R
 fn files(record: &Record) -> Vec<(&'static str, &FileRecord)> {
     let model = record.model.iter().map(|model| ("--model", &model.file));
     let vae = record.model.iter().filter_map(|model| Some(("--vae", model.vae.as_ref()?)));
+    let tokenizer = record.model.iter().filter_map(|model| Some(("--tokenizer", model.tokenizer.as_ref()?)));
     let adapter = record.adapter.iter().map(|file| ("--adapter", file));
     let encoder = record.image_encoder.iter().map(|file| ("--image-encoder", file));
     let request = &record.request;
@@ -60,5 +78,5 @@ fn files(record: &Record) -> Vec<(&'static str, &FileRecord)> {
         () => "--init-image",
     };
     let pictures = record.pictures.iter().map(|file| (flag(file), file));
-    model.chain(vae).chain(adapter).chain(encoder).chain(pictures).collect()
+    model.chain(vae).chain(tokenizer).chain(adapter).chain(encoder).chain(pictures).collect()
 }

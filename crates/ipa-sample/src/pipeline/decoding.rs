@@ -1,10 +1,10 @@
-//! From latents to pictures.
+//! Between pictures and latents, in f32 where half precision overflows.
 
 use image::RgbImage;
 use ipa_core::picture;
 use ipa_core::tch::{self, Kind, Tensor};
 use ipa_formats::Component;
-use ipa_vae::Vae;
+use ipa_vae::{DiagonalGaussian, Vae};
 
 use super::{Pipeline, PipelineError};
 
@@ -36,6 +36,24 @@ impl Pipeline {
             None => {
                 let pictures = decode_each(self.vae_f32()?, &latents.to_kind(Kind::Float), tiling);
                 Ok(Decoded { pictures: pictures.ok_or(PipelineError::NotANumber)?, in_f32: true })
+            }
+        }
+    }
+
+    /// What the VAE says of pixels `[1, 3, height, width]`, in tiles if `tiling` says so.
+    pub(super) fn posterior(&self, pixels: &Tensor, tiling: bool) -> Result<DiagonalGaussian, PipelineError> {
+        let encode = |vae: &Vae, pixels: &Tensor| {
+            let posterior = if tiling { vae.encode_tiled(pixels) } else { vae.encode(pixels) };
+            is_finite(&posterior.mean).then_some(posterior)
+        };
+        let (device, kind) = self.options;
+        match encode(&self.vae, &self.as_model_wants(pixels)) {
+            Some(posterior) => Ok(posterior),
+            None if kind == Kind::Float => Err(PipelineError::NotANumber),
+            None => {
+                let posterior = encode(self.vae_f32()?, &pixels.to_device(device).to_kind(Kind::Float));
+                let DiagonalGaussian { mean, logvar } = posterior.ok_or(PipelineError::NotANumber)?;
+                Ok(DiagonalGaussian { mean: mean.to_kind(kind), logvar: logvar.to_kind(kind) })
             }
         }
     }

@@ -24,7 +24,8 @@ use crate::pictures::Pictures;
 use crate::prompt::Prompts;
 use crate::sampler::Calls;
 use crate::{
-    GenerateRequest, ImageEncoder, Record, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts, native_side,
+    GenerateRequest, ImageEncoder, NoiseDtype, Record, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts,
+    native_side,
 };
 pub use decoding::Decoded;
 use start::Start;
@@ -118,8 +119,8 @@ pub struct Generated {
     pub latents: Tensor,
     /// One a latent, in sampling order.
     pub pictures: Vec<RgbImage>,
-    /// Whether the VAE gave no numbers in the run's half precision, so that the pictures were decoded in f32.
-    pub decoded_in_f32: bool,
+    /// Whether the VAE gave no numbers in the run's half precision, so that it is used in f32 where it has to be.
+    pub vae_in_f32: bool,
 }
 
 impl Pipeline {
@@ -260,7 +261,9 @@ impl Pipeline {
             let prompt = self.image_prompt(request, pictures.references, num_images, is_guided)?;
             Ok(Conditions { context, prompt })
         })?;
-        let mut draws = Draws::seeded(request.seed);
+        let (_, kind) = self.options;
+        let noise_kind = if request.noise_dtype == NoiseDtype::Run { kind } else { Kind::Float };
+        let mut draws = Draws::seeded(request.seed).in_kind(noise_kind);
         let Start { mut latents, first, inpainting } = self.start(request, pictures, sampler.as_ref(), &mut draws)?;
         let timesteps = sampler.timesteps()[first..].to_vec();
         // Only samplers that draw again keep other requests from drawing until they are done.
@@ -273,7 +276,10 @@ impl Pipeline {
             let input = inpainting.iter().fold(scaled, |scaled, inpainting| inpainting.model_input(scaled));
             let noise_pred = denoiser.predict(call as f64 / calls.num as f64, &input, &timestep);
             let draws = draws.as_mut().filter(|_| sampler.draws_noise(index));
-            let noise = draws.map(|draws| self.noise(draws, &latents.size()));
+            let noise = draws.map(|draws| match sampler.draws_in_f32() {
+                true => self.as_model_wants(&draws.normal_f32(&latents.size())),
+                false => self.noise(draws, &latents.size()),
+            });
             latents = sampler.step(index, &noise_pred, &latents, noise.as_ref());
             if let Some(inpainting) = &inpainting {
                 let next = (call + 1 < calls.num).then_some(index + 1);
@@ -284,8 +290,8 @@ impl Pipeline {
                 return Err(PipelineError::Interrupted { step });
             }
         }
-        let Decoded { pictures, in_f32 } = self.decode(&latents, request.vae_tiling)?;
-        Ok(Generated { latents, pictures, decoded_in_f32: in_f32 })
+        let Decoded { pictures, .. } = self.decode(&latents, request.vae_tiling)?;
+        Ok(Generated { latents, pictures, vae_in_f32: self.vae_f32.get().is_some() })
     }
 
     /// Text features, `[num_images or 2 · num_images, tokens, width]`, unconditional half first.
@@ -318,10 +324,14 @@ impl Pipeline {
         Ok(Some(prompt?))
     }
 
-    /// Drawn in f32 on the CPU, whatever the model computes in.
+    /// Drawn on the CPU, wherever the model computes.
     fn noise(&self, draws: &mut Draws, shape: &[i64]) -> Tensor {
+        self.as_model_wants(&draws.normal(shape))
+    }
+
+    fn as_model_wants(&self, tensor: &Tensor) -> Tensor {
         let (device, kind) = self.options;
-        draws.normal(shape).to_device(device).to_kind(kind)
+        tensor.to_device(device).to_kind(kind)
     }
 }
 

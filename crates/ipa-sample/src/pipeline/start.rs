@@ -36,13 +36,13 @@ impl Pipeline {
         let first = (request.num_steps - request.num_denoising_steps()) * sampler.order();
         let pixels = init_pixels(picture, request, self.vae.config().downsampling() as u32)?;
         let Some(mask) = pictures.mask else {
-            let latents = self.encoded(&pixels, request, draws);
+            let latents = self.encoded(&pixels, request, draws)?;
             let noise = self.noise(draws, &latents.size());
             return Ok(Start { latents: sampler.add_noise(first, &latents, &noise), first, inpainting: None });
         };
         let from_noise = request.strength() == 1.0;
         let is_original_needed = self.task != ModelTask::Inpainting || !from_noise;
-        let original = is_original_needed.then(|| self.encoded(&pixels, request, draws));
+        let original = is_original_needed.then(|| self.encoded(&pixels, request, draws)).transpose()?;
         let noise = self.noise(draws, &self.latents_shape(&pixels, request.num_images));
         let latents = match &original {
             Some(original) if !from_noise => sampler.add_noise(first, original, &noise),
@@ -53,7 +53,7 @@ impl Pipeline {
         let masked = &pixels * (1.0 - mask_pixels); // grey where it is drawn anew
         let inpainting = match (self.task, original) {
             (ModelTask::Inpainting, _) | (_, None) => {
-                Inpainting::Read { mask, masked: self.encoded(&masked, request, draws) }
+                Inpainting::Read { mask, masked: self.encoded(&masked, request, draws)? }
             }
             (_, Some(original)) => {
                 // Parity: the reference encodes the masked picture here too; nothing reads it but the generator.
@@ -65,14 +65,10 @@ impl Pipeline {
     }
 
     /// A sample of the picture's latents, scaled, as often as pictures are drawn.
-    fn encoded(&self, pixels: &Tensor, request: &GenerateRequest, draws: &mut Draws) -> Tensor {
-        let pixels = self.as_model_wants(pixels);
-        let posterior = match request.vae_tiling {
-            true => self.vae.encode_tiled(&pixels),
-            false => self.vae.encode(&pixels),
-        };
+    fn encoded(&self, pixels: &Tensor, request: &GenerateRequest, draws: &mut Draws) -> Result<Tensor, PipelineError> {
+        let posterior = self.posterior(pixels, request.vae_tiling)?;
         let latents = posterior.sample(&self.noise(draws, &posterior.mean.size())) * self.vae.config().scaling_factor;
-        latents.repeat([i64::from(request.num_images), 1, 1, 1])
+        Ok(latents.repeat([i64::from(request.num_images), 1, 1, 1]))
     }
 
     fn initial_noise(&self, request: &GenerateRequest, draws: &mut Draws) -> Tensor {
@@ -92,11 +88,6 @@ impl Pipeline {
     fn at_latents_size(&self, mask: &Tensor) -> Tensor {
         let shape = self.latents_shape(mask, 1);
         mask.upsample_nearest2d(&shape[2..], None, None)
-    }
-
-    fn as_model_wants(&self, tensor: &Tensor) -> Tensor {
-        let (device, kind) = self.options;
-        tensor.to_device(device).to_kind(kind)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a prompt to what the UNet reads: in one piece as the reference does it, or, if the request asks, with weights or
 //! in as many pieces as it takes.
 
-mod weighting;
+pub(crate) mod weighting;
 
 use ipa_clip::{ClipTokenizer, TextTower, TokenizerError};
 use ipa_core::tch::{Kind, Tensor};
@@ -47,23 +47,38 @@ impl<'a> Prompts<'a> {
 
     /// The words of a prompt that the tower will not see.
     pub(crate) fn overflow(self, prompt: &str) -> Option<String> {
-        match (self.long, self.weighted) {
-            (true, _) => None,
-            (false, true) => self.tokenizer.overflow(&weighting::plain(prompt)),
-            (false, false) => self.tokenizer.overflow(prompt),
+        if self.long {
+            return None;
+        }
+        let mut room = self.room();
+        let mut parts = self.parts(prompt).into_iter().map(|(text, _)| text);
+        while let Some(text) = parts.next() {
+            if let Some(cut) = self.tokenizer.overflow_of(&text, room) {
+                return Some([cut, parts.collect()].concat());
+            }
+            room -= self.tokenizer.word_ids(&text).ok()?.len();
+        }
+        None
+    }
+
+    /// Tokens between start and end.
+    fn room(self) -> usize {
+        self.tokenizer.max_length() - 2
+    }
+
+    fn parts(self, prompt: &str) -> Vec<(String, f64)> {
+        match self.weighted {
+            true => weighting::parts(prompt),
+            false => vec![(prompt.to_owned(), 1.0)],
         }
     }
 
     fn pieces(self, prompt: &str) -> Result<Pieces, TokenizerError> {
-        let parts = match self.weighted {
-            true => weighting::parts(prompt),
-            false => vec![(prompt.to_owned(), 1.0)],
-        };
         let mut tokens: Vec<(i64, f32)> = Vec::new();
-        for (text, weight) in parts {
+        for (text, weight) in self.parts(prompt) {
             tokens.extend(self.tokenizer.word_ids(&text)?.into_iter().map(|id| (id, weight as f32)));
         }
-        let room = self.tokenizer.max_length() - 2;
+        let room = self.room();
         if !self.long {
             tokens.truncate(room);
         }
@@ -107,7 +122,7 @@ impl Pieces {
 
 /// Features times their tokens' weights, brought back to the mean they had.
 ///
-/// Parity: as in AUTOMATIC1111's web UI and in diffusers' community pipeline `lpw_stable_diffusion`.
+/// Parity: diffusers' community pipeline `lpw_stable_diffusion`, all pieces together.
 fn weighted(features: &Tensor, weights: &[f32]) -> Tensor {
     if weights.iter().all(|&weight| weight == 1.0) {
         return features.shallow_clone();

@@ -1,7 +1,12 @@
 //! Weights in a prompt: `(word)`, `(word:1.3)`, `[word]`, as AUTOMATIC1111's web UI reads them.
 
+use crate::RequestError;
+
 /// What a pair of brackets without a number multiplies by, or divides by if they are square.
 const BRACKET: f64 = 1.1;
+/// More than anyone means, and far from what half precision cannot hold.
+const MAX_WEIGHT: f64 = 100.0;
+const MAX_DEPTH: usize = 100;
 
 /// Parts of a prompt with their weights, in order; neighbours of one weight are one part.
 ///
@@ -16,9 +21,27 @@ pub(crate) fn parts(prompt: &str) -> Vec<(String, f64)> {
     parser.finished()
 }
 
-/// The same prompt without its weights.
-pub(crate) fn plain(prompt: &str) -> String {
-    parts(prompt).into_iter().map(|(text, _)| text).collect()
+/// Refuses weights that are beyond use.
+///
+/// # Errors
+/// [`RequestError::Field`].
+pub(crate) fn check(field: &'static str, prompt: &str) -> Result<(), RequestError> {
+    let refuse = |value: String, allowed| Err(RequestError::Field { field, value, allowed });
+    let depths = prompt.chars().scan(0usize, |depth, character| {
+        *depth = match character {
+            '(' | '[' => *depth + 1,
+            ')' | ']' => depth.saturating_sub(1),
+            _ => *depth,
+        };
+        Some(*depth)
+    });
+    if depths.max() > Some(MAX_DEPTH) {
+        return refuse("a prompt of very deep brackets".to_owned(), "open at most 100 at once");
+    }
+    match parts(prompt).into_iter().find(|(_, weight)| weight.is_nan() || weight.abs() > MAX_WEIGHT) {
+        Some((text, weight)) => refuse(format!("`{text}` of weight {weight}"), "choose weights of -100 to 100"),
+        None => Ok(()),
+    }
 }
 
 #[derive(Default)]
@@ -31,32 +54,32 @@ struct Parser {
 impl Parser {
     /// Takes the next piece and gives what follows it.
     fn take<'a>(&mut self, text: &'a str) -> &'a str {
-        let mut characters = text.chars();
-        match characters.next() {
-            Some('\\') => {
-                // The next character as it stands; a last backslash is one.
-                let escaped = characters.next().filter(|next| matches!(next, '(' | ')' | '[' | ']' | '\\'));
-                match escaped {
-                    Some(escaped) => self.push(&escaped.to_string()),
-                    None => {
-                        self.push("\\");
-                        return &text[1..];
-                    }
-                }
+        let special = |character| matches!(character, '\\' | '(' | ')' | '[' | ']' | ':');
+        let plain = text.find(special).unwrap_or(text.len());
+        if plain > 0 {
+            self.push(&text[..plain]);
+            return &text[plain..];
+        }
+        let (first, rest) = text.split_at(1); // all of them are ASCII
+        match first {
+            "\\" => {
+                // The next character as it stands, if it is one of ours.
+                let escaped = rest.chars().next().filter(|&next| special(next) && next != ':');
+                self.push(if escaped.is_some() { &rest[..1] } else { first });
+                return &rest[usize::from(escaped.is_some())..];
             }
-            Some(bracket @ ('(' | '[')) => self.open.push((bracket == '[', self.parts.len())),
-            Some(bracket @ (')' | ']')) if self.closes(bracket) => self.close(BRACKET),
-            Some(':') => {
-                if let Some((weight, rest)) = number(characters.as_str()).filter(|_| self.closes(')')) {
+            "(" | "[" => self.open.push((first == "[", self.parts.len())),
+            ")" | "]" if self.closes(first == "]") => self.close(BRACKET),
+            ":" => {
+                if let Some((weight, rest)) = number(rest).filter(|_| self.closes(false)) {
                     self.close(weight);
                     return rest;
                 }
-                self.push(":");
+                self.push(first);
             }
-            Some(other) => self.push(&other.to_string()),
-            None => {}
+            _ => self.push(first),
         }
-        characters.as_str()
+        rest
     }
 
     fn push(&mut self, text: &str) {
@@ -64,8 +87,8 @@ impl Parser {
     }
 
     /// Whether a bracket ends the last that was opened.
-    fn closes(&self, bracket: char) -> bool {
-        self.open.last().is_some_and(|(is_square, _)| *is_square == (bracket == ']'))
+    fn closes(&self, is_square: bool) -> bool {
+        self.open.last().is_some_and(|(open_is_square, _)| *open_is_square == is_square)
     }
 
     fn close(&mut self, weight: f64) {
@@ -92,9 +115,8 @@ impl Parser {
 /// A number that a round bracket follows, and what follows that.
 fn number(text: &str) -> Option<(f64, &str)> {
     let (number, rest) = text.split_once(')')?;
-    let weight: f64 = number.trim().parse().ok()?;
-    (weight.is_finite() && number.bytes().all(|byte| byte.is_ascii_digit() || b"+-. ".contains(&byte)))
-        .then_some((weight, rest))
+    let is_plain = number.bytes().all(|byte| byte.is_ascii_digit() || b"+-. ".contains(&byte));
+    Some((number.trim().parse().ok().filter(|_| is_plain)?, rest))
 }
 
 #[cfg(test)]
@@ -117,6 +139,7 @@ mod tests {
         assert_parts("a [red] cat", &[("a ", 1.0), ("red", 0.909091), (" cat", 1.0)]);
         assert_parts("((a) b:0.5)", &[("a", 0.55), (" b", 0.5)]);
         assert_parts("(a:-1)(b: .5)", &[("a", -1.0), ("b", 0.5)]);
+        assert_parts("(猫:1.5)です", &[("猫", 1.5), ("です", 1.0)]);
         assert_parts("", &[]);
     }
 
@@ -136,5 +159,15 @@ mod tests {
     fn brackets_that_stay_open_reach_to_the_end() {
         assert_parts("a ((b c", &[("a ", 1.0), ("b c", 1.21)]);
         assert_parts("[a (b", &[("a ", 0.909091), ("b", 1.0)]);
+    }
+
+    #[test]
+    fn weights_beyond_use_are_refused_by_their_words() {
+        assert!(check("prompt", "a (b:100) [c:-3]").is_ok());
+        let refused = |prompt: &str| check("prompt", prompt).expect_err("beyond use").to_string();
+        assert!(refused("a (huge:1000)").contains("`huge` of weight 1000"));
+        assert!(refused(&format!("(a:{})", "9".repeat(400))).contains("`a`"));
+        assert!(refused(&format!("{}a", "(".repeat(60))).contains("weight"));
+        assert!(refused(&format!("{}a", "(".repeat(100_000))).contains("deep"));
     }
 }

@@ -183,6 +183,10 @@ impl Sampler for DpmSolver {
         stepped.to_kind(model_output.kind())
     }
 
+    fn draws_in_f32(&self) -> bool {
+        true
+    }
+
     fn add_noise(&self, index: usize, latents: &Tensor, noise: &Tensor) -> Tensor {
         self.levels[index].add_noise(latents, noise)
     }

@@ -54,6 +54,11 @@ pub trait Sampler: Debug {
         false
     }
 
+    /// Whether that noise is drawn in f32 whatever the run computes in.
+    fn draws_in_f32(&self) -> bool {
+        false
+    }
+
     /// The next sample, given what the model said of this one (not of the scaled one).
     ///
     /// `noise` is standard normal, of the sample's shape, there where [`Sampler::draws_noise`].

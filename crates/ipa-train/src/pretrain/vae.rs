@@ -15,7 +15,13 @@ const KL_WEIGHT: f64 = 1e-8;
 
 /// Three levels: a latent for every 4×4 pixels.
 pub fn config() -> VaeConfig {
-    VaeConfig { block_out_channels: vec![32, 64, 64], layers_per_block: 1, norm_num_groups: 8, ..VaeConfig::sd15() }
+    VaeConfig {
+        block_out_channels: vec![32, 64, 64],
+        layers_per_block: 1,
+        norm_num_groups: 8,
+        sample_size: 64,
+        ..VaeConfig::sd15()
+    }
 }
 
 /// Trains in `folder`, from the weights in the file `start` if there is one, calling `progress` after every step; the
