@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args, Command, ValueHint};
 use ipa_core::device::{DeviceError, is_emulated, kind_name, parse_device, parse_kind};
 use ipa_core::tch::{Device, Kind};
@@ -100,6 +100,7 @@ pub(crate) struct ModelArgs {
     /// Base model: a diffusers-style folder, a single-file checkpoint (.safetensors, .ckpt), or `pocket` for the small
     /// one inside this program
     #[arg(long, value_name = "FOLDER|FILE|pocket", value_hint = ValueHint::AnyPath, required = true)]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) model: Option<String>,
     /// An autoencoder in place of the model's own: its folder, or a single file that holds one
     #[arg(long, value_name = "FILE|DIR")]
@@ -110,7 +111,7 @@ pub(crate) struct ModelArgs {
     /// Take the averaged weights (EMA) of a single file's UNet
     #[arg(long)]
     pub(crate) ema: bool,
-    /// What the UNet predicts, where the model's files do not say it: epsilon, v_prediction or sample
+    /// What the UNet predicts, whatever the model's files say or leave open: epsilon, v_prediction or sample
     #[arg(long, value_name = "NAME", hide_possible_values = true)]
     #[arg(value_parser = ["epsilon", "v_prediction", "sample"].map(PossibleValue::new))]
     pub(crate) prediction_type: Option<String>,

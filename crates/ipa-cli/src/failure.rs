@@ -47,6 +47,7 @@ fn text(error: &anyhow::Error) -> String {
 fn is_usage(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<UsageError>()
         || request_error(cause).is_some_and(|error| !matches!(error, RequestError::Read { .. }))
+        || matches!(cause.downcast_ref(), Some(PipelineError::NeedsMask { .. }))
         || matches!(cause.downcast_ref(), Some(TrainError::Field { .. } | TrainError::HalfPrecision))
         || matches!(cause.downcast_ref(), Some(DeviceError::UnknownDevice { .. } | DeviceError::UnknownKind { .. }))
 }

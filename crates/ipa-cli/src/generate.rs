@@ -84,7 +84,7 @@ struct RequestArgs {
     #[arg(long)]
     long_prompts: bool,
     /// Denoising steps [default: 50]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<usize>,
     /// How closely to follow the prompt; 1 is no guidance [default: 7.5]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
@@ -99,7 +99,7 @@ struct RequestArgs {
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     guidance_end: Option<f64>,
     /// Last layers of the text encoder to leave out for the prompt, counted as diffusers does [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     clip_skip: Option<usize>,
     /// A picture to start from instead of pure noise; without --width and --height, its size is drawn
     #[arg(long, value_name = "FILE")]
@@ -117,7 +117,7 @@ struct RequestArgs {
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     eta: Option<f64>,
     /// Seed of the noise, as diffusers' CPU generator takes it [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = seed)]
     seed: Option<u64>,
     /// What the noise is drawn in: f32, or run for what is computed in, as diffusers' half-precision pipelines do
     /// [default: f32]
@@ -150,6 +150,7 @@ impl RequestArgs {
             (Some(path), None) => GenerateRequest::from_toml(path)?,
             (None, None) => GenerateRequest::default(),
         };
+        let (is_scaled, is_noisy) = (self.scale.is_some(), self.eta.is_some());
         if !self.images.is_empty() {
             request.images = self.images;
         }
@@ -177,6 +178,12 @@ impl RequestArgs {
         set(&mut request.noise_dtype, self.noise_dtype);
         set(&mut request.num_images, self.num_images);
         request.check()?;
+        if is_scaled && request.images.is_empty() {
+            output::warn("`--scale` is of use with reference images only: name one with `--image`");
+        }
+        if is_noisy && request.scheduler.as_deref().is_some_and(|name| name != SamplerKind::Ddim.name()) {
+            output::warn("`--eta` is of use with the sampler ddim only");
+        }
         if request.strength.is_some() && request.init_image.is_none() {
             return Err(usage(
                 "`--strength` is of use with a picture to start from only: name one with `--init-image`",
@@ -192,6 +199,10 @@ impl RequestArgs {
 /// Whether two paths are one file that is there.
 fn is_same(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn seed(number: &str) -> Result<u64, &'static str> {
+    number.parse().map_err(|_| "choose a whole number from 0 on; none stands for a random one")
 }
 
 fn noise_dtype(name: &str) -> Result<NoiseDtype, &'static str> {

@@ -81,7 +81,7 @@ fn describe(inspection: &Inspection, tensors: bool) -> Result<Vec<String>> {
         Inspection::File(file) => describe_file(file, tensors, &mut lines),
         Inspection::Component(component) => describe_component(component, tensors, &mut lines)?,
         Inspection::Model(model) => {
-            let class = model.class.as_deref().unwrap_or("no class named in model_index.json");
+            let class = model.class.as_deref().unwrap_or("of no class that model_index.json names");
             lines.push(format!("{}: model folder, {class}", model.path.display()));
             lines.extend(model.problems.iter().map(|problem| format!("  problem: {problem}")));
             for component in &model.components {
@@ -94,8 +94,9 @@ fn describe(inspection: &Inspection, tensors: bool) -> Result<Vec<String>> {
 
 fn describe_component(component: &ComponentInspection, tensors: bool, lines: &mut Vec<String>) -> Result<()> {
     let class = component.class.as_deref().unwrap_or("-");
-    let weights = component.weights.as_ref().map(sizes).unwrap_or_default();
-    lines.push(format!("  {:<20} {class:<32} {weights}", component.name).trim_end().to_owned());
+    let recognised = component.recognised.clone();
+    let known: Vec<String> = recognised.into_iter().chain(component.weights.as_ref().map(sizes)).collect();
+    lines.push(format!("  {:<20} {class:<32} {}", component.name, known.join("; ")).trim_end().to_owned());
     lines.extend(component.problems.iter().map(|problem| format!("    problem: {problem}")));
     if let (true, Some(weights)) = (tensors, &component.weights)
         && let Inspection::File(file) = inspect(&weights.file)?

@@ -93,6 +93,28 @@ pub enum FormatError {
         /// The file.
         path: PathBuf,
     },
+    /// A component of another kind than is needed.
+    #[error("{path} holds a {found}; give one of class {expected}")]
+    Class {
+        /// The component's folder.
+        path: PathBuf,
+        /// Its class.
+        found: String,
+        /// The class that is needed.
+        expected: &'static str,
+    },
+    /// JSON that lists no parts of weights.
+    #[error("{path} is no index of weights in parts; give the folder that it lies in")]
+    NotAnIndex {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Neither of the two kinds of weights files.
+    #[error("{path} is neither a safetensors file nor one that torch wrote; give a file of weights")]
+    NotWeights {
+        /// The file.
+        path: PathBuf,
+    },
     /// Averages are told apart by their names in single files only.
     #[error("{path} is no single file; averaged weights (EMA) can be chosen in those only")]
     EmaOfFolder {

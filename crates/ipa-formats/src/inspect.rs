@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::adapter::{AdapterInfo, is_adapter, recognise_adapter};
 use crate::{
     Dtype, FormatError, ModelFolder, SingleFileError, SingleFileInfo, SingleFileOptions, TensorInfo, Weights,
-    read_json, read_single_file, weights_file,
+    read_json, read_json_if_there, read_single_file, weights_file,
 };
 
 /// Configuration files that make a folder a component; only the first comes with weights.
@@ -129,6 +129,8 @@ pub struct ComponentInspection {
     pub path: PathBuf,
     /// Class that the configuration names, such as `UNet2DConditionModel`.
     pub class: Option<String>,
+    /// What its configuration tells of a UNet or a sampler, such as `2.x for inpainting`.
+    pub recognised: Option<String>,
     /// Its weights, if the component has any.
     pub weights: Option<WeightsSummary>,
     /// What is missing or broken, with the place.
@@ -241,13 +243,9 @@ fn inspect_component(folder: &Path) -> ComponentInspection {
     let mut problems = Vec::new();
     let mut keep = |error: FormatError| problems.push(with_causes(&error));
     let config = CONFIG_NAMES.iter().find(|name| folder.join(name).is_file());
-    let class = config.and_then(|name| match read_json::<Value>(&folder.join(name)) {
-        Ok(config) => class_of(&config),
-        Err(error) => {
-            keep(error);
-            None
-        }
-    });
+    let settings = config.and_then(|name| read_json::<Value>(&folder.join(name)).map_err(&mut keep).ok());
+    let class = settings.as_ref().and_then(class_of);
+    let recognised = settings.as_ref().and_then(recognised);
     let has_weights = match config {
         Some(&name) => name == CONFIG_NAMES[0],
         None => !folder.join(VOCABULARY_NAME).is_file(),
@@ -256,7 +254,7 @@ fn inspect_component(folder: &Path) -> ComponentInspection {
         keep(FormatError::MissingConfig { path: folder.to_owned() });
     }
     let weights = has_weights.then(|| summarise_folder(folder).map_err(&mut keep).ok()).flatten();
-    ComponentInspection { name: name_of(folder), path: folder.to_owned(), class, weights, problems }
+    ComponentInspection { name: name_of(folder), path: folder.to_owned(), class, recognised, weights, problems }
 }
 
 fn summarise_folder(component: &Path) -> Result<WeightsSummary, FormatError> {
@@ -265,11 +263,15 @@ fn summarise_folder(component: &Path) -> Result<WeightsSummary, FormatError> {
 
 fn inspect_model(model: &ModelFolder) -> Result<ModelInspection, FormatError> {
     let mut problems = Vec::new();
-    let index = read_json::<Value>(&model.path().join("model_index.json")).unwrap_or_else(|error| {
+    let index = read_json_if_there::<Value>(&model.path().join("model_index.json")).unwrap_or_else(|error| {
         problems.push(with_causes(&error));
-        Value::Null
+        None
     });
-    for name in listed_components(&index) {
+    let index = index.unwrap_or_default();
+    // Without an index, or one that says nothing, what drawing needs.
+    let needed = ["scheduler", "text_encoder", "tokenizer", "unet", "vae"];
+    let listed: Vec<&str> = listed_components(&index).collect();
+    for name in if listed.is_empty() { &needed[..] } else { &listed } {
         if let Err(error) = model.require(name) {
             problems.push(with_causes(&error));
         }
@@ -298,6 +300,27 @@ fn class_of(config: &Value) -> Option<String> {
     let values = CLASS_KEYS.iter().filter_map(|key| config.get(key));
     let mut names = values.filter_map(|value| value.get(0).unwrap_or(value).as_str());
     names.next().map(str::to_owned)
+}
+
+/// What a UNet is for, by its channels and the width of its context, and what a sampler expects of it.
+fn recognised(config: &Value) -> Option<String> {
+    if let Some(prediction) = config.get("prediction_type").and_then(Value::as_str) {
+        return Some(format!("predicts {prediction}"));
+    }
+    let channels = config.get("in_channels").filter(|_| config.get("cross_attention_dim").is_some())?.as_u64()?;
+    let generation = match config["cross_attention_dim"].as_u64() {
+        Some(2048) => "SDXL",
+        Some(1024) => "2.x",
+        _ if config.get("use_linear_projection").and_then(Value::as_bool) == Some(true) => "2.x",
+        _ => "1.x",
+    };
+    let task = match channels {
+        4 => "",
+        8 => " for editing by instruction",
+        9 => " for inpainting",
+        _ => " of unknown purpose",
+    };
+    Some(format!("{generation}{task}"))
 }
 
 fn name_of(folder: &Path) -> String {

@@ -114,8 +114,8 @@ impl ModelFiles {
         }
     }
 
-    /// The files that decide what the model computes: a single file, or a folder's weights and settings. Parts from
-    /// elsewhere are not among them.
+    /// The files that decide what the model computes: a single file, or a folder's weights and settings, those that parts
+    /// from elsewhere replace among them.
     ///
     /// # Errors
     /// As [`ComponentFiles::weights`].
@@ -123,13 +123,12 @@ impl ModelFiles {
         let Place::Folder(folder) = &self.place else { return Ok(vec![self.path().to_owned()]) };
         let mut files = Vec::new();
         for part in [Component::TextEncoder, Component::Unet, Component::Vae] {
-            if part != Component::Vae || self.vae.is_none() {
-                files.extend(ComponentFiles::Folder(folder.require(part.folder())?).files()?);
+            if let Some(folder) = folder.component(part.folder()) {
+                files.extend(ComponentFiles::Folder(folder).files()?);
             }
         }
-        files.push(folder.require("scheduler")?.join("scheduler_config.json"));
-        if self.options.tokenizer.is_none() {
-            files.extend(settings_files(&folder.require("tokenizer")?));
+        for part in ["scheduler", "tokenizer"] {
+            files.extend(folder.component(part).iter().flat_map(|folder| settings_files(folder)));
         }
         Ok(files)
     }
@@ -345,13 +344,23 @@ pub fn settings_files(folder: &Path) -> Vec<PathBuf> {
     SETTINGS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
 }
 
-/// An autoencoder by itself.
+/// An autoencoder by itself: its folder, that of a whole model, or a file, which may be the weights of a folder.
 fn autoencoder(path: &Path) -> Result<ComponentFiles, FormatError> {
-    match path.is_file() {
-        true => {
-            OpenSingleFile::part(&Arc::new(OpenSingleFile::open(path, SingleFileOptions::default())?), Component::Vae)
+    let beside = path.parent().filter(|folder| path.is_file() && folder.join("config.json").is_file());
+    let folder = match (path.is_file(), beside) {
+        (true, Some(folder)) if weights_file(folder).is_ok_and(|file| file == path) => folder.to_owned(),
+        (true, _) => {
+            let single = OpenSingleFile::open(path, SingleFileOptions::default())?;
+            return OpenSingleFile::part(&Arc::new(single), Component::Vae);
         }
-        false if path.join("vae").is_dir() => Ok(ComponentFiles::Folder(path.join("vae"))),
-        false => Ok(ComponentFiles::Folder(path.to_owned())),
+        (false, _) if path.join("vae").is_dir() => path.join("vae"),
+        (false, _) => path.to_owned(),
+    };
+    let config: Value = read_json(&folder.join("config.json"))?;
+    match config.get("_class_name").and_then(Value::as_str) {
+        Some(class) if class != "AutoencoderKL" => {
+            Err(FormatError::Class { path: folder, found: class.to_owned(), expected: "AutoencoderKL" })
+        }
+        _ => Ok(ComponentFiles::Folder(folder)),
     }
 }

@@ -35,12 +35,15 @@ impl TensorFile {
     /// Maps a file and tells its kind by its first bytes; the file's name does not matter.
     ///
     /// # Errors
-    /// [`FormatError::Read`] and [`FormatError::NotAFile`]; [`FormatError::Torch`] if it begins as torch begins
-    /// one of its files, otherwise [`FormatError::Header`].
+    /// [`FormatError::Read`], [`FormatError::NotAFile`] and [`FormatError::NotWeights`]; [`FormatError::Torch`] if it
+    /// begins as torch begins one of its files, otherwise [`FormatError::Header`].
     pub fn open(path: &Path) -> Result<Self, FormatError> {
         let mapped = map_file(path)?;
+        // A header of safetensors is JSON after eight bytes; a file that ends before that is told as one cut short.
+        let may_be_safetensors = mapped.get(8).is_none_or(|byte| *byte == b'{');
         match is_torch(&mapped) {
             true => TorchFile::from_map(path, mapped).map(Self::Torch),
+            false if !may_be_safetensors => Err(FormatError::NotWeights { path: path.to_owned() }),
             false => SafetensorsFile::open(path).map(Self::Safetensors),
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{FormatError, Operation, TensorFile, TensorInfo, TensorPlan, read_json};
 
@@ -101,6 +102,10 @@ impl Weights {
 
     fn open_parts(path: &Path) -> Result<Self, FormatError> {
         let fault = |problem: String| FormatError::Parts { path: path.to_owned(), problem };
+        let index: Value = read_json(path)?;
+        if index.get("weight_map").is_none() {
+            return Err(FormatError::NotAnIndex { path: path.to_owned() });
+        }
         let Index { weight_map } = read_json(path)?;
         let parts: Vec<&String> = weight_map.values().collect::<BTreeSet<_>>().into_iter().collect();
         if parts.len() > MAX_PARTS {

@@ -246,7 +246,11 @@ impl GenerateRequest {
             return refuse("strength", &self.strength(), "choose more, or more steps: it leaves none of them");
         }
         if let (Some(mask), None) = (&self.mask, &self.init_image) {
-            return refuse("mask", &mask.display(), "it is of use with a picture to draw in only: name its init_image");
+            return refuse(
+                "mask",
+                &mask.display(),
+                "it is of use with a picture to draw in only: name that as init_image (`--init-image`)",
+            );
         }
         if self.seed > i64::MAX as u64 {
             return refuse("seed", &self.seed, "choose a number below 2^63");

@@ -17,6 +17,9 @@ pub enum SingleFileError {
         "it holds only EMA copies (`model_ema.…`) of the UNet; take the file that has `model.diffusion_model.…` too"
     )]
     EmaOnly,
+    /// Averages were asked for, and there are none.
+    #[error("it has no averaged weights (EMA); leave out `--ema`")]
+    NoEma,
     /// Several models of one kind under prefixes of equal standing.
     #[error("it holds several models of one kind, under the prefixes {}; keep one of them", .prefixes.join(", "))]
     Ambiguous {

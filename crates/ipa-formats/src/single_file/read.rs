@@ -116,7 +116,11 @@ impl<'a> Reader<'a> {
         if parts.is_empty() {
             return Err(SingleFileError::Unknown);
         }
-        Ok(Self { tensors, options, parts, layers, linear, levels })
+        let reader = Self { tensors, options, parts, layers, linear, levels };
+        match options.ema && reader.parts.unet.is_some() && !reader.has_ema() {
+            true => Err(SingleFileError::NoEma),
+            false => Ok(reader),
+        }
     }
 
     fn destination(&self, name: &str) -> Destination {

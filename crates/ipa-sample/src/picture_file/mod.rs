@@ -84,6 +84,12 @@ pub enum RecordError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The file is something else, or broken.
+    #[error("{path} is no PNG, JPEG or WebP file, or only the beginning of one")]
+    NotAPicture {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is nothing of ours in it.
     #[error("{path} does not say how it was drawn: give a picture that `ipa` wrote and no other program saved again")]
     None {
@@ -117,6 +123,11 @@ pub fn read_record(path: &Path) -> Result<Record, RecordError> {
         return Err(read_error(io::Error::new(io::ErrorKind::InvalidInput, reason)));
     }
     let bytes = std::fs::read(path).map_err(read_error)?;
+    let format = image::guess_format(&bytes).ok();
+    let is_whole = |format| image::ImageReader::with_format(io::Cursor::new(&bytes), format).into_dimensions().is_ok();
+    if !format.is_some_and(|format| format == image::ImageFormat::Jpeg || is_whole(format)) {
+        return Err(RecordError::NotAPicture { path: path.to_owned() });
+    }
     let text = png::record(&bytes).or_else(|| exif::record(&bytes));
     let text = text.ok_or_else(|| RecordError::None { path: path.to_owned() })?;
     let mut json = serde_json::Deserializer::from_str(&text);
@@ -204,7 +215,7 @@ mod tests {
         picture().save(&path).unwrap();
         assert!(matches!(read_record(&path), Err(RecordError::None { .. })));
         std::fs::write(&path, b"no picture").unwrap();
-        assert!(matches!(read_record(&path), Err(RecordError::None { .. })));
+        assert!(matches!(read_record(&path), Err(RecordError::NotAPicture { .. })));
         assert!(matches!(read_record(&folder.path().join("gone.png")), Err(RecordError::Read { .. })));
     }
 
