@@ -41,7 +41,7 @@ struct Args {
 enum StageName {
     /// Autoencoder
     Vae,
-    /// Text tower and vision tower
+    /// Text tower and vision tower; of a finished model the vision tower alone, after which its adapter begins anew
     Clip,
     /// The second pair of towers, for scores
     Scorer,

@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use ipa_clip::{ClipModel, ClipTokenizer, TextTower};
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::write_atomically;
@@ -80,12 +80,13 @@ impl Workshop {
     }
 
     pub(crate) fn clip(&self) -> Result<()> {
-        if self.from.is_some() {
-            bail!("new CLIP towers would not fit the finished model's UNet and adapter: leave `clip` out, or `--from`");
-        }
         let tokenizer = self.tokenizer()?;
         let towers = clip::train(&self.stage("clip")?, &self.recipe, &tokenizer, 4, progress("clip"))?;
-        export::encoders(&self.model(), &towers)?;
+        // A finished UNet learned with a text tower of its own.
+        if self.from.is_none() {
+            export::text_encoder(&self.model(), &towers)?;
+        }
+        export::image_encoder(&self.model(), &towers)?;
         Ok(export::index(&self.model())?)
     }
 
@@ -113,7 +114,8 @@ impl Workshop {
             text: &text,
             unet: &unet,
             scheduler: SchedulerConfig::sd15_ddim(),
-            start: self.start(model.join("ip_adapter.safetensors")),
+            // One that was made for another image encoder is no beginning.
+            start: self.start(model.join("ip_adapter.safetensors")).filter(|_| !self.folder.join("clip").exists()),
         };
         let adapter = adapter::train(&stage, &self.recipe, &materials, progress("adapter"))?;
         Ok(export::adapter(&model, &adapter)?)

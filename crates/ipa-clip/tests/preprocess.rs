@@ -186,6 +186,32 @@ fn hostile_files_are_refused_by_name() {
     assert!(matches!(folder, PreprocessError::Read { .. }), "{folder}");
 }
 
+/// A PNG of one palette colour whose palette has another byte.
+#[test]
+fn a_palette_that_ends_within_a_colour_is_refused() {
+    let chunk = |name: &[u8; 4], data: &[u8]| {
+        let named = [&name[..], data].concat();
+        let mut crc = flate2::Crc::new();
+        crc.update(&named);
+        [&(data.len() as u32).to_be_bytes()[..], &named, &crc.sum().to_be_bytes()].concat()
+    };
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &[0, 0]).unwrap(); // no filter, colour 0
+    let data = encoder.finish().unwrap();
+    let picture = |palette: &[u8]| {
+        let header = chunk(b"IHDR", &[0, 0, 0, 1, 0, 0, 0, 1, 8, 3, 0, 0, 0]);
+        let rest = [chunk(b"PLTE", palette), chunk(b"IDAT", &data), chunk(b"IEND", &[])].concat();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), [b"\x89PNG\r\n\x1a\n", &header[..], &rest].concat()).unwrap();
+        load_image(file.path())
+    };
+    assert_eq!(picture(&[9, 8, 7]).unwrap().as_raw(), &[9, 8, 7]);
+    for palette in [&[9, 8, 7, 6][..], &[9], &[]] {
+        let error = picture(palette).unwrap_err();
+        assert!(matches!(error, PreprocessError::Decode { .. }), "{error}");
+    }
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
 

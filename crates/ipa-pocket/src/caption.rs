@@ -31,6 +31,12 @@ pub fn main_caption(scene: &Scene) -> String {
     noun_phrase(&[color_word(main), fill, Some(main.shape.word())])
 }
 
+/// [`main_caption`] with background and style: all that [`judge`](crate::judge) looks at.
+pub fn judged_caption(scene: &Scene) -> String {
+    let background = background_phrase("on", scene.background);
+    format!("{}{background}, {} style", main_caption(scene), scene.style.word())
+}
+
 /// Every word captions may contain, the comma included, in a fixed order without repetition.
 pub fn vocabulary() -> Vec<&'static str> {
     let grammar = [
@@ -269,6 +275,8 @@ mod tests {
         scene.objects[0].shape = Shape::Star;
         scene.objects[0].fill = Fill::Striped;
         assert_eq!(main_caption(&scene), "an orange striped star");
+        let judged = judged_caption(&scene);
+        assert!(judged.starts_with("an orange striped star on a ") && judged.ends_with(" style"), "{judged}");
         scene.objects[0].color = Color::Red;
         scene.objects[0].fill = Fill::Solid;
         assert_eq!(main_caption(&scene), "a red star");

@@ -37,7 +37,7 @@ mod attributes;
 mod caption;
 mod render;
 
-pub use caption::{caption, full_caption, main_caption, vocabulary};
+pub use caption::{caption, full_caption, judged_caption, main_caption, vocabulary};
 pub use judge::{Agreement, Judgement, judge};
 pub use render::{render, render_many};
 pub use scene::{Background, Color, Fill, Object, Place, Scene, Shape, Size, Split, Style};

@@ -52,11 +52,37 @@ pub fn training_loss(
     schedule: &NoiseSchedule,
     batch: &Batch,
 ) -> Result<Tensor, ipa_adapter::AdapterError> {
+    let (noise_pred, noise) = predicted(unet, adapter, schedule, batch)?;
+    Ok(noise_pred.mse_loss(&noise, Reduction::Mean))
+}
+
+/// As [`training_loss`], where an error counts as much as its timestep weighs; `weights` is `[timesteps]`, one on average.
+///
+/// # Errors
+/// As [`training_loss`].
+pub(crate) fn weighted_loss(
+    unet: &Unet,
+    adapter: &IpAdapter,
+    schedule: &NoiseSchedule,
+    weights: &Tensor,
+    batch: &Batch,
+) -> Result<Tensor, ipa_adapter::AdapterError> {
+    let (noise_pred, noise) = predicted(unet, adapter, schedule, batch)?;
+    let errors = (noise_pred - noise).square().mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
+    Ok((errors * weights.index_select(0, &batch.timesteps)).mean(Kind::Float))
+}
+
+/// What the model says of the noise, and the noise, in f32.
+fn predicted(
+    unet: &Unet,
+    adapter: &IpAdapter,
+    schedule: &NoiseSchedule,
+    batch: &Batch,
+) -> Result<(Tensor, Tensor), ipa_adapter::AdapterError> {
     let kind = batch.text_embeds.kind(); // the frozen models' own
     let device = batch.text_embeds.device();
     let prompt = adapter.prompt(&batch.image_embeds, 1.0)?.to_kind(kind);
     let noisy = schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps).to_device(device).to_kind(kind);
     let noise_pred = unet.forward(&noisy, &batch.timesteps, &batch.text_embeds, &prompt);
-    let noise = batch.noise.to_device(device).to_kind(Kind::Float);
-    Ok(noise_pred.to_kind(Kind::Float).mse_loss(&noise, Reduction::Mean))
+    Ok((noise_pred.to_kind(Kind::Float), batch.noise.to_device(device).to_kind(Kind::Float)))
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
 
+use image::error::{DecodingError, ImageFormatHint};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, RgbImage};
 
@@ -38,6 +39,11 @@ pub fn load_image(path: &Path) -> Result<RgbImage, PreprocessError> {
     let file = File::open(path).map_err(cannot_read)?;
     file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(cannot_read)?;
 
+    if !is_palette_whole(&bytes) {
+        let reason =
+            DecodingError::new(ImageFormatHint::Exact(ImageFormat::Png), "its palette is not of whole colours");
+        return Err(cannot_decode(ImageError::Decoding(reason)));
+    }
     let mut decoder = decoder(&bytes).map_err(cannot_decode)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
@@ -47,6 +53,21 @@ pub fn load_image(path: &Path) -> Result<RgbImage, PreprocessError> {
     let mut image = DynamicImage::from_decoder(decoder).map_err(cannot_decode)?;
     image.apply_orientation(orientation);
     Ok(into_rgb(image))
+}
+
+/// Whether a PNG's palette, if it has one, is of 1 to 256 colours of three bytes; the decoder does not look.
+fn is_palette_whole(bytes: &[u8]) -> bool {
+    const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+    let Some(mut chunks) = bytes.strip_prefix(SIGNATURE) else { return true };
+    while let Some((length, rest)) = chunks.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        match rest.get(..4) {
+            Some(b"PLTE") => return length % 3 == 0 && (3..=768).contains(&length),
+            Some(b"IDAT") | None => return true,
+            Some(_) => chunks = rest.get(length.saturating_add(8)..).unwrap_or_default(), // its name and its checksum too
+        }
+    }
+    true
 }
 
 /// Reads the header.

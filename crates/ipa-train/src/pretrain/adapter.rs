@@ -13,11 +13,13 @@ use ipa_unet::{Unet, UnetConfig};
 
 use super::captions::Captions;
 use super::kept::kept;
+use super::unet::loss_weights;
 use super::{Recipe, Stage, halves};
-use crate::{Batch, training_loss};
+use crate::Batch;
+use crate::objective::weighted_loss;
 
-/// Share of captions that are empty: image prompts are often used alone.
-pub const TEXT_DROP_RATE: f64 = 0.3;
+/// Share of captions that are empty: image prompts are often used alone, and what captions say is not learned from images.
+pub const TEXT_DROP_RATE: f64 = 0.5;
 const IMAGE_DROP_RATE: f64 = 0.1;
 
 /// Image embeddings of the recipe's scenes, `[num_scenes, embed_dim]`; computed once, then read from `folder`.
@@ -61,7 +63,8 @@ pub struct Materials<'a> {
     pub start: Option<PathBuf>,
 }
 
-/// Trains in `folder`, calling `progress` after every step; the adapter ends as its average.
+/// Trains in `folder`, calling `progress` after every step; the adapter ends as its average. Errors are weighted as in
+/// the UNet's own training, towards contours and shapes.
 ///
 /// # Errors
 /// [`AdapterError`] if the state cannot be read or written.
@@ -88,12 +91,13 @@ pub fn train(
     let twin_variables = twin.variables();
     halves::share(&adapter.variables(), &twin_variables);
     let schedule = NoiseSchedule::new(&materials.scheduler);
-    let mut others = (unet_twin(unet), twin, NoiseSchedule::new(&materials.scheduler));
+    let weights = loss_weights(&schedule);
+    let mut others = (unet_twin(unet), twin, NoiseSchedule::new(&materials.scheduler), weights.copy());
     while let Some(step) = stage.next_step() {
         let [near, far] = halves_of(&batch(recipe, materials, step));
         let others = &mut others; // models may move to another thread, but not be seen by two
-        let near = || loss(&unet.model, &adapter, &schedule, &near);
-        stage.learn_halves(&twin_variables, near, move || loss(&others.0, &others.1, &others.2, &far));
+        let near = || loss(&unet.model, &adapter, &schedule, &weights, &near);
+        stage.learn_halves(&twin_variables, near, move || loss(&others.0, &others.1, &others.2, &others.3, &far));
         if (step + 1) % 100 == 0 || stage.next_step().is_none() {
             stage.save()?;
         }
@@ -103,8 +107,8 @@ pub fn train(
     Ok(adapter)
 }
 
-fn loss(unet: &Unet, adapter: &IpAdapter, schedule: &NoiseSchedule, batch: &Batch) -> Tensor {
-    training_loss(unet, adapter, schedule, batch).expect("the adapter was made for these embeddings")
+fn loss(unet: &Unet, adapter: &IpAdapter, schedule: &NoiseSchedule, weights: &Tensor, batch: &Batch) -> Tensor {
+    weighted_loss(unet, adapter, schedule, weights, batch).expect("the adapter was made for these embeddings")
 }
 
 fn unet_twin(unet: &Component<UnetConfig, Unet>) -> Unet {

@@ -50,29 +50,38 @@ pub fn unet(model: &Path, vs: &VarStore, config: &UnetConfig) -> Result<(), Weig
     component(&model.join("unet"), "diffusion_pytorch_model.safetensors", &json, vs)
 }
 
-/// Writes `text_encoder/`, `image_encoder/` and `feature_extractor/`.
+/// Writes `text_encoder/`.
 ///
 /// # Errors
 /// [`WeightsError`] if a file cannot be written.
-pub fn encoders(model: &Path, towers: &Towers) -> Result<(), WeightsError> {
+pub fn text_encoder(model: &Path, towers: &Towers) -> Result<(), WeightsError> {
     let mut text = text_json(towers);
     extend(&mut text, json!({ "architectures": ["CLIPTextModel"], "model_type": "clip_text_model" }));
+    tower(&model.join("text_encoder"), towers, "text.", &text)
+}
+
+/// Writes `image_encoder/` and `feature_extractor/`.
+///
+/// # Errors
+/// [`WeightsError`] if a file cannot be written.
+pub fn image_encoder(model: &Path, towers: &Towers) -> Result<(), WeightsError> {
     let mut vision = vision_json(towers);
     extend(
         &mut vision,
         json!({ "architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model" }),
     );
-    let variables = half(towers);
-    for (prefix, folder, json) in [("text.", "text_encoder", &text), ("vision.", "image_encoder", &vision)] {
-        let folder = model.join(folder);
-        let own = variables.iter().filter_map(|(name, tensor)| {
-            let name = name.strip_prefix(prefix).filter(|name| !name.starts_with("text_projection"))?;
-            Some((name.to_owned(), tensor.shallow_clone()))
-        });
-        write_json(&folder.join("config.json"), json)?;
-        save_tensors(&folder.join("model.safetensors"), own, None)?;
-    }
+    tower(&model.join("image_encoder"), towers, "vision.", &vision)?;
     write_json(&model.join("feature_extractor/preprocessor_config.json"), &processor_json(towers))
+}
+
+/// One of the towers, whose names begin with `prefix`.
+fn tower(folder: &Path, towers: &Towers, prefix: &str, json: &Value) -> Result<(), WeightsError> {
+    let own = half(towers).into_iter().filter_map(|(name, tensor)| {
+        let name = name.strip_prefix(prefix).filter(|name| !name.starts_with("text_projection"))?;
+        Some((name.to_owned(), tensor))
+    });
+    write_json(&folder.join("config.json"), json)?;
+    save_tensors(&folder.join("model.safetensors"), own, None)
 }
 
 /// Replaces the weights of `text_encoder/` by those that learned with the UNet.

@@ -33,7 +33,7 @@ impl Recipe {
             vae: stage(8, 3600, 1e-3),
             clip: stage(64, 2600, 1e-3),
             unet: stage(32, 9000, 8e-4),
-            adapter: stage(32, 500, 1e-3),
+            adapter: stage(32, 1500, 1e-3),
             num_scenes: 20_000,
             num_scored: 200,
         }
@@ -44,8 +44,7 @@ impl Recipe {
         let full = Self::full();
         let vae = StageConfig { steps: 1500, learning_rate: 4e-4, ..full.vae };
         let unet = StageConfig { steps: 1200, learning_rate: 4e-4, ..full.unet };
-        let adapter = StageConfig { steps: 600, learning_rate: 6e-4, ..full.adapter };
-        Self { vae, unet, adapter, ..full }
+        Self { vae, unet, ..full }
     }
 
     /// A few steps of everything, to see that the command works.

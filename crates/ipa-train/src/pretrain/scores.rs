@@ -10,7 +10,7 @@ use ipa_clip::ClipModel;
 use ipa_core::ThreadLimit;
 use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_metrics::{Interval, MetricsError, bootstrap_mean, paired_difference, proportion};
-use ipa_pocket::{Scene, Split, judge, main_caption, render};
+use ipa_pocket::{Scene, Split, judge, judged_caption, render};
 use ipa_sample::{GenerateRequest, Pipeline, PipelineError};
 use ndarray::Array2;
 use serde::Serialize;
@@ -50,7 +50,7 @@ pub struct Judged {
 /// All scores; cosines are between picture and reference in the scoring CLIP.
 #[derive(Debug, Serialize)]
 pub struct Scores {
-    /// Drawn from "a red star" and the like, without image.
+    /// Drawn from "a red star on a gray background, flat style" and the like, without image.
     pub text: Judged,
     /// Drawn from the reference image alone, λ = 1.
     pub image: Judged,
@@ -151,7 +151,7 @@ fn draw_all(
 
 fn draw(pipeline: &Pipeline, seed: u64, scene: &Scene, reference: &RgbImage) -> Result<Drawn, PipelineError> {
     let request = GenerateRequest { seed, num_steps: NUM_STEPS, ..GenerateRequest::default() };
-    let captioned = GenerateRequest { prompt: main_caption(scene), ..request.clone() };
+    let captioned = GenerateRequest { prompt: judged_caption(scene), ..request.clone() };
     let bare = GenerateRequest { scale: 0.0, ..request.clone() };
     let draw = |request: &GenerateRequest, references: &[RgbImage]| {
         let generated = pipeline.generate(request, references, |_| ControlFlow::Continue(()));

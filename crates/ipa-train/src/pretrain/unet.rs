@@ -160,7 +160,7 @@ impl Sample {
 /// An error of the noise hides one of the picture `1/√SNR` times as large, so equal weights teach contours long before
 /// shapes. Those of velocity prediction, `1 + 1/SNR` (arXiv:2202.00512), up to a bound; and `γ/SNR` where the picture
 /// is all but clear (arXiv:2303.09556).
-fn loss_weights(schedule: &NoiseSchedule) -> Tensor {
+pub(super) fn loss_weights(schedule: &NoiseSchedule) -> Tensor {
     const MIN_SNR_GAMMA: f64 = 5.0;
     const MAX_WEIGHT: f64 = 10.0;
     let acp = schedule.alphas_cumprod();
