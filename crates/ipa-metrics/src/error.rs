@@ -17,6 +17,12 @@ pub enum MetricsError {
     /// NaN or infinity.
     #[error("value {index} is not a finite number")]
     NotFinite { index: usize },
+    /// Pictures of two different sizes.
+    #[error("pictures of {left:?} and {right:?} pixels cannot be compared")]
+    Sizes { left: (u32, u32), right: (u32, u32) },
+    /// No scale between two equal ends.
+    #[error("pairs of the same thing are no more alike than shuffled ones, so the encoder measures nothing")]
+    Uncalibrated,
     /// More successes than trials.
     #[error("{successes} successes are more than {trials} trials")]
     Proportion { successes: usize, trials: usize },

@@ -1,4 +1,5 @@
-//! Numbers and reports: CLIP-I, CLIP-T, grades, confidence intervals, and a page that shows them.
+//! Numbers and reports: CLIP-I, CLIP-T, CLIPScore, Fréchet distance, SSIM, variety, grades, confidence intervals, and a
+//! page that shows them.
 //!
 //! Embeddings come in as `ndarray` views, numbers go out. Nothing here knows how an embedding was
 //! made: no libtorch, no models, no network. A [`Report`] is one HTML file that needs no other.
@@ -17,14 +18,24 @@
 //! # Ok::<(), ipa_metrics::MetricsError>(())
 //! ```
 
+mod calibration;
+mod clip_score;
 mod error;
+mod frechet;
 mod grade;
 mod interval;
+mod pixels;
 mod report;
 mod similarity;
+mod variety;
 
+pub use calibration::Calibration;
+pub use clip_score::{CLIPSCORE_PREFIX, clip_scores, ref_clip_scores, torchmetrics_clip_score};
 pub use error::MetricsError;
+pub use frechet::frechet_distance;
 pub use grade::{CLIPSCORE_WEIGHT, CaseScore, Grade, MAPPING, prompt_following, reference_preservation};
 pub use interval::{Interval, bootstrap_mean, paired_difference, proportion};
+pub use pixels::{psnr, ssim};
 pub use report::{Column, Picture, Report, ScoredPicture, Series, encode_png};
 pub use similarity::{clip_i, clip_t, cosines};
+pub use variety::{Nearest, mean_pairwise_distance, monotonicity, nearest, prompt_sensitivity};
