@@ -48,7 +48,7 @@ fn reference_python() -> Result<OsString> {
         let install: Vec<_> = REFERENCES.iter().map(|(name, version)| format!("{name}=={version}")).collect();
         bail!(
             "{} is not the reference Python ({}): make one with `python3 -m venv references && \
-             references/bin/pip install {} accelerate peft pillow`, without torchvision, and set \
+             references/bin/pip install {} accelerate peft pillow scipy scikit-image`, without torchvision, and set \
              IPA_PYTHON=references/bin/python",
             python.display(),
             complaints.join(", "),
