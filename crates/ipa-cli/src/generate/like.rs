@@ -1,67 +1,90 @@
 //! `--like`: a picture drawn again from what it says of itself.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use ipa_sample::{FileRecord, Record};
+use ipa_sample::{FileRecord, Record, read_record};
 
-use super::GenerateArgs;
+use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
 use crate::model::POCKET;
 
-/// Arguments that were left out, taken from a record.
-pub(super) fn complete(args: &mut GenerateArgs, record: &Record) {
-    let is_pocket = |file: &FileRecord| file.file == Path::new(POCKET);
-    if let Some(recorded) = &record.model {
-        let model = &mut args.model;
-        model.model.get_or_insert_with(|| recorded.file.file.to_string_lossy().into_owned());
-        model.vae = model.vae.take().or(recorded.vae.as_ref().map(|vae| vae.file.clone()));
-        model.tokenizer = model.tokenizer.take().or(recorded.tokenizer.as_ref().map(|folder| folder.file.clone()));
-        model.ema |= recorded.ema;
-        let prediction = recorded.prediction_type.map(|prediction| prediction.name().to_owned());
-        model.prediction_type = model.prediction_type.take().or(prediction);
-    }
-    if let (None, Some(adapter)) = (&args.adapter.adapter, record.adapter.as_ref().filter(|file| !is_pocket(file))) {
-        args.adapter.adapter = Some(adapter.file.clone());
-    }
-    // An encoder inside the model's folder is recorded by that folder's name.
-    let own = |file: &FileRecord| record.model.as_ref().is_some_and(|model| model.file.file == file.file);
-    if let (None, Some(encoder)) = (&args.model.image_encoder, record.image_encoder.as_ref().filter(|file| !own(file)))
-    {
-        args.model.image_encoder = Some(encoder.file.clone());
-    }
-    args.device.take(&record.device, &record.dtype);
+/// A picture and what drew it.
+#[derive(Debug)]
+pub(super) struct Like {
+    pub(super) picture: PathBuf,
+    pub(super) record: Record,
 }
 
-/// Of several pictures drawn together, the one that a record is of.
-pub(super) fn index(picture: &Path, record: &Record) -> Result<usize> {
-    let num = record.request.num_images as usize;
-    match record.index < num {
-        true => Ok(record.index),
-        false => bail!(
-            "{} says that it is picture {} of {num}, which cannot be: say with `--num-images` how many to draw",
-            picture.display(),
-            record.index
-        ),
+impl Like {
+    /// Reads what the picture that was named says of itself, if one was.
+    ///
+    /// # Errors
+    /// [`ipa_sample::RecordError`].
+    pub(super) fn read(picture: Option<&Path>) -> Result<Option<Self>> {
+        let read = |picture: &Path| Ok(Self { picture: picture.to_owned(), record: read_record(picture)? });
+        picture.map(read).transpose()
     }
-}
 
-/// Refuses files that go by the names in the record but are not those that drew the picture.
-pub(super) fn check_same(picture: &Path, recorded: &Record, found: &Record) -> Result<()> {
-    for (flag, recorded) in files(recorded) {
-        let same_name = |(other_flag, other): &(&str, &FileRecord)| *other_flag == flag && other.file == recorded.file;
-        if let Some((_, other)) = files(found).into_iter().find(same_name)
-            && other.sha256 != recorded.sha256
-        {
-            bail!(
-                "{} is not the file that drew {}: its SHA-256 is {}, there it was {}; name the right one with `{flag}`",
-                other.file.display(),
-                picture.display(),
-                other.sha256,
-                recorded.sha256
-            );
+    /// Arguments that were left out are taken from the record.
+    pub(super) fn complete(&self, model: &mut ModelArgs, adapter: &mut AdapterArgs, device: &mut DeviceArgs) {
+        let record = &self.record;
+        let is_pocket = |file: &FileRecord| file.file == Path::new(POCKET);
+        if let Some(recorded) = &record.model {
+            model.model.get_or_insert_with(|| recorded.file.file.to_string_lossy().into_owned());
+            model.vae = model.vae.take().or(recorded.vae.as_ref().map(|vae| vae.file.clone()));
+            model.tokenizer = model.tokenizer.take().or(recorded.tokenizer.as_ref().map(|folder| folder.file.clone()));
+            model.ema |= recorded.ema;
+            let prediction = recorded.prediction_type.map(|prediction| prediction.name().to_owned());
+            model.prediction_type = model.prediction_type.take().or(prediction);
+        }
+        if let (None, Some(recorded)) = (&adapter.adapter, record.adapter.as_ref().filter(|file| !is_pocket(file))) {
+            adapter.adapter = Some(recorded.file.clone());
+        }
+        // An encoder inside the model's folder is recorded by that folder's name.
+        let own = |file: &FileRecord| record.model.as_ref().is_some_and(|model| model.file.file == file.file);
+        if let (None, Some(encoder)) = (&model.image_encoder, record.image_encoder.as_ref().filter(|file| !own(file))) {
+            model.image_encoder = Some(encoder.file.clone());
+        }
+        device.take(&record.device, &record.dtype);
+    }
+
+    /// Of several pictures drawn together, the one that this is.
+    ///
+    /// # Errors
+    /// If it cannot be.
+    pub(super) fn index(&self) -> Result<usize> {
+        let (index, num) = (self.record.index, self.record.request.num_images as usize);
+        match index < num {
+            true => Ok(index),
+            false => bail!(
+                "{} says that it is picture {index} of {num}, which cannot be: say with `--num-images` how many to draw",
+                self.picture.display()
+            ),
         }
     }
-    Ok(())
+
+    /// Refuses files that go by the names in the record but are not those that drew the picture.
+    ///
+    /// # Errors
+    /// One sentence with both digests and the flag that names another file.
+    pub(super) fn check_same(&self, found: &Record) -> Result<()> {
+        for (flag, recorded) in files(&self.record) {
+            let same_name =
+                |(other_flag, other): &(&str, &FileRecord)| *other_flag == flag && other.file == recorded.file;
+            if let Some((_, other)) = files(found).into_iter().find(same_name)
+                && other.sha256 != recorded.sha256
+            {
+                bail!(
+                    "{} is not the file that drew {}: its SHA-256 is {}, there it was {}; name the right one with `{flag}`",
+                    other.file.display(),
+                    self.picture.display(),
+                    other.sha256,
+                    recorded.sha256
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The files of a record with the flags that name them.

@@ -62,7 +62,7 @@ fn is_palette_whole(bytes: &[u8]) -> bool {
     while let Some((length, rest)) = chunks.split_first_chunk::<4>() {
         let length = u32::from_be_bytes(*length) as usize;
         match rest.get(..4) {
-            Some(b"PLTE") => return length % 3 == 0 && (3..=768).contains(&length),
+            Some(b"PLTE") => return length.is_multiple_of(3) && (3..=768).contains(&length),
             Some(b"IDAT") | None => return true,
             Some(_) => chunks = rest.get(length.saturating_add(8)..).unwrap_or_default(), // its name and its checksum too
         }

@@ -1,0 +1,171 @@
+//! The flags of a request.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use ipa_sample::{GenerateRequest, NoiseDtype, Record, SamplerKind};
+
+use super::usage;
+use crate::output;
+
+#[derive(Debug, Args)]
+pub(super) struct RequestArgs {
+    /// TOML file with fields of a request, named as the flags here but for images (--image) and num_steps (--steps);
+    /// paths relative to its folder
+    #[arg(long, value_name = "FILE")]
+    request: Option<PathBuf>,
+    /// Reference images; several are one prompt together
+    #[arg(long = "image", value_name = "FILE", num_args = 1..)]
+    images: Vec<PathBuf>,
+    /// Strength of the reference images: 0 none, 1 as trained [default: 1]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    scale: Option<f64>,
+    /// What to draw
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// What not to draw
+    #[arg(long, value_name = "TEXT")]
+    negative_prompt: Option<String>,
+    /// Read weights in the prompts: (word) counts 1.1 times, (word:1.3) 1.3 times, [word] 1.1 times less
+    #[arg(long)]
+    prompt_weights: bool,
+    /// Let prompts be longer than the text encoder reads at once, in pieces of 75 tokens
+    #[arg(long)]
+    long_prompts: bool,
+    /// Denoising steps [default: 50]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    steps: Option<usize>,
+    /// How closely to follow the prompt; 1 is no guidance [default: 7.5]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    guidance_scale: Option<f64>,
+    /// How far guided predictions are brought back to the deviation of unguided ones: 0 not at all, to 1 [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    guidance_rescale: Option<f64>,
+    /// Share of the steps after which guidance begins, 0 to 1 [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    guidance_start: Option<f64>,
+    /// Share of the steps after which guidance ends, at least --guidance-start; the rest takes half the time [default: 1]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    guidance_end: Option<f64>,
+    /// Last layers of the text encoder to leave out for the prompt, counted as diffusers does [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    clip_skip: Option<usize>,
+    /// A picture to start from instead of pure noise; without --width and --height, its size is drawn
+    #[arg(long, value_name = "FILE")]
+    init_image: Option<PathBuf>,
+    /// What to draw anew of --init-image, white on black; stretched over it
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// How much of --init-image is drawn anew, up to 1; so large a share of the steps is made [default: 0.8, with --mask 1]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    strength: Option<f64>,
+    /// Sampler [default: the model's own]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(SamplerKind::ALL.map(SamplerKind::name)))]
+    scheduler: Option<String>,
+    /// Fresh noise of the sampler ddim: 0 none, 1 as much as ddpm draws [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// Seed of the noise, as diffusers' CPU generator takes it [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = seed)]
+    seed: Option<u64>,
+    /// What the noise is drawn in: f32, or run for what is computed in, as diffusers' half-precision pipelines do
+    /// [default: f32]
+    #[arg(long, value_name = "NAME", value_parser = noise_dtype)]
+    noise_dtype: Option<NoiseDtype>,
+    /// Pictures drawn at once [default: 1]
+    #[arg(long, value_name = "N")]
+    num_images: Option<u32>,
+    /// Pictures in a call of the model, for less memory [default: all]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<u32>,
+    /// Encode and decode large pictures in tiles, for less memory; they differ a little from those in one piece
+    #[arg(long)]
+    vae_tiling: bool,
+    /// Width, a multiple of 8 [default: the model's own, or in the proportions of --init-image]
+    #[arg(long, value_name = "PX")]
+    width: Option<u32>,
+    /// Height, a multiple of 8 [default: the model's own, or in the proportions of --init-image]
+    #[arg(long, value_name = "PX")]
+    height: Option<u32>,
+}
+
+impl RequestArgs {
+    /// Whether they ask for a number of pictures.
+    pub(super) fn changes_number(&self) -> bool {
+        self.num_images.is_some()
+    }
+
+    /// The request of a picture, or the request file, if any, with the flags over it; checked.
+    pub(super) fn request(self, like: Option<&Record>) -> Result<GenerateRequest> {
+        let has_base = self.request.is_some() || like.is_some();
+        let is_empty = !has_base && self.prompt.is_none() && self.images.is_empty() && self.init_image.is_none();
+        let mut request = match (&self.request, like) {
+            (_, Some(record)) => record.request.clone(),
+            (Some(path), None) => GenerateRequest::from_toml(path)?,
+            (None, None) => GenerateRequest::default(),
+        };
+        let (is_scaled, is_noisy) = (self.scale.is_some(), self.eta.is_some());
+        if !self.images.is_empty() {
+            request.images = self.images;
+        }
+        request.scheduler = self.scheduler.or(request.scheduler);
+        request.width = self.width.or(request.width);
+        request.height = self.height.or(request.height);
+        request.init_image = self.init_image.or(request.init_image);
+        request.mask = self.mask.or(request.mask);
+        request.strength = self.strength.or(request.strength);
+        request.vae_tiling |= self.vae_tiling;
+        request.prompt_weights |= self.prompt_weights;
+        request.long_prompts |= self.long_prompts;
+        request.batch_size = self.batch_size.or(request.batch_size);
+        set(&mut request.scale, self.scale);
+        set(&mut request.prompt, self.prompt);
+        set(&mut request.negative_prompt, self.negative_prompt);
+        set(&mut request.num_steps, self.steps);
+        set(&mut request.guidance_scale, self.guidance_scale);
+        set(&mut request.guidance_rescale, self.guidance_rescale);
+        set(&mut request.guidance_start, self.guidance_start);
+        set(&mut request.guidance_end, self.guidance_end);
+        set(&mut request.clip_skip, self.clip_skip);
+        set(&mut request.eta, self.eta);
+        set(&mut request.seed, self.seed);
+        set(&mut request.noise_dtype, self.noise_dtype);
+        set(&mut request.num_images, self.num_images);
+        request.check()?;
+        if is_scaled && request.images.is_empty() {
+            output::warn("`--scale` is of use with reference images only: name one with `--image`");
+        }
+        if is_noisy && request.scheduler.as_deref().is_some_and(|name| name != SamplerKind::Ddim.name()) {
+            output::warn("`--eta` is of use with the sampler ddim only");
+        }
+        if request.strength.is_some() && request.init_image.is_none() {
+            return Err(usage(
+                "`--strength` is of use with a picture to start from only: name one with `--init-image`",
+            ));
+        }
+        if is_empty {
+            return Err(usage("nothing to draw: say it with `--prompt`, or show it with `--image` or `--init-image`"));
+        }
+        Ok(request)
+    }
+}
+
+fn seed(number: &str) -> Result<u64, &'static str> {
+    number.parse().map_err(|_| "choose a whole number from 0 on; none stands for a random one")
+}
+
+fn noise_dtype(name: &str) -> Result<NoiseDtype, &'static str> {
+    match name {
+        "f32" => Ok(NoiseDtype::F32),
+        "run" => Ok(NoiseDtype::Run),
+        _ => Err("choose f32 or run"),
+    }
+}
+
+fn set<T>(field: &mut T, flag: Option<T>) {
+    if let Some(value) = flag {
+        *field = value;
+    }
+}
