@@ -31,7 +31,7 @@ pub fn main_caption(scene: &Scene) -> String {
     noun_phrase(&[color_word(main), fill, Some(main.shape.word())])
 }
 
-/// [`main_caption`] with background and style: all that [`judge`](crate::judge) looks at.
+/// [`main_caption`] with background and style: all that [`judge`](crate::judge()) looks at.
 pub fn judged_caption(scene: &Scene) -> String {
     let background = background_phrase("on", scene.background);
     format!("{}{background}, {} style", main_caption(scene), scene.style.word())

@@ -28,6 +28,8 @@ pub struct Judgement {
     pub fill: Fill,
     /// The drawing style.
     pub style: Style,
+    /// How many objects there are.
+    pub num_objects: usize,
     /// Intersection over union of the main object and the best shape; 0 if nothing stands out from the background,
     /// and then only `background` has a meaning.
     pub overlap: f32,
@@ -37,6 +39,7 @@ pub struct Judgement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the scene's attribute of that name")]
 pub struct Agreement {
+    pub num_objects: bool,
     pub background: bool,
     pub color: bool,
     pub shape: bool,
@@ -50,6 +53,7 @@ impl Judgement {
         let main = scene.main();
         let found = self.overlap > 0.0;
         Agreement {
+            num_objects: self.num_objects == scene.objects.len(),
             background: self.background == scene.background,
             color: found && self.color == main.color,
             shape: found && self.shape == main.shape,
@@ -66,7 +70,8 @@ pub fn judge(picture: &RgbImage) -> Judgement {
     let background = nearest(border, &Background::ALL, Background::rgb);
     let Some(region) = Region::main(&pixels, border, noise) else {
         let (color, shape) = (Color::Red, Shape::Circle);
-        return Judgement { background, color, shape, fill: Fill::Solid, style: Style::Flat, overlap: 0.0 };
+        let (fill, style) = (Fill::Solid, Style::Flat);
+        return Judgement { background, color, shape, fill, style, num_objects: 0, overlap: 0.0 };
     };
     let tone = tone(&pixels, &region);
     let fit = best_fit(&region);
@@ -76,8 +81,14 @@ pub fn judge(picture: &RgbImage) -> Judgement {
         shape: fit.shape,
         fill: fill(&pixels, &region, &fit, tone),
         style: style(&pixels, &region, &fit, tone),
+        num_objects: 1 + num_companions(&pixels, (border, noise), &fit),
         overlap: fit.overlap,
     }
+}
+
+/// Things outside the main object, which some of them touch.
+fn num_companions(pixels: &Pixels, (border, noise): ([f32; 3], f32), fit: &Fit) -> usize {
+    Region::num_others(pixels, border, noise, |x, y| fit.covers(x, y))
 }
 
 /// Half the width of a pattern's edges, in fractions of the picture's width.

@@ -22,6 +22,16 @@ pub(super) struct Fit {
     pub(super) overlap: f32,
 }
 
+impl Fit {
+    /// Whether a place, in pixels, belongs to the shape, its hole or its contour.
+    pub(super) fn covers(&self, x: f32, y: f32) -> bool {
+        const CONTOUR: f32 = 0.16;
+        let (u, v) = self.frame.local(x, y);
+        let polygons = polygons(self.shape, Fill::Solid);
+        contains(polygons, u, v) || edge_distance(polygons, u, v) < CONTOUR
+    }
+}
+
 /// Tries every shape, with and without hole and contour, from the region's bounding box on.
 pub(super) fn best_fit(region: &Region) -> Fit {
     static TEMPLATES: LazyLock<Vec<Template>> = LazyLock::new(Template::all);

@@ -12,6 +12,9 @@ const SMALL_HOLE: f32 = 0.004;
 /// Regions smaller than this share of the picture are noise.
 const SMALL_REGION: f32 = 0.01;
 
+/// Things smaller than this share of the picture, without their outermost pixels, are specks.
+const SPECK: f32 = 0.0012;
+
 /// A set of pixels of a picture.
 pub(super) struct Region {
     pub(super) width: usize,
@@ -23,13 +26,35 @@ pub(super) struct Region {
 }
 
 impl Region {
-    /// The largest connected region that differs from the background, its small holes filled.
-    pub(super) fn main(pixels: &Pixels, background: [f32; 3], noise: f32) -> Option<Self> {
+    /// All that differs from the background.
+    fn foreground(pixels: &Pixels, background: [f32; 3], noise: f32) -> Self {
         let threshold = THRESHOLD + noise;
         let differs = |pixel: &[f32; 3]| distance2(*pixel, background) > threshold * threshold;
         let inside = pixels.data.iter().map(differs).collect();
         let (width, height) = (pixels.width, pixels.height);
-        let foreground = Self { width, height, bounds: [0.0; 4], num_pixels: 0, inside }.closed();
+        Self { width, height, bounds: [0.0; 4], num_pixels: 0, inside }.closed()
+    }
+
+    /// How many connected things differ from the background where `is_main` does not say that the main object is.
+    pub(super) fn num_others(
+        pixels: &Pixels,
+        background: [f32; 3],
+        noise: f32,
+        is_main: impl Fn(f32, f32) -> bool,
+    ) -> usize {
+        let mut others = Self::foreground(pixels, background, noise);
+        for at in 0..others.inside.len() {
+            let (x, y) = ((at % others.width) as f32 + 0.5, (at / others.width) as f32 + 0.5);
+            others.inside[at] &= !is_main(x, y);
+        }
+        let others = Self { inside: others.eroded(1), ..others };
+        let is_thing = |thing: &Vec<usize>| thing.len() as f32 >= SPECK * others.inside.len() as f32;
+        others.components(true).iter().filter(|thing| is_thing(thing)).count()
+    }
+
+    /// The largest connected region that differs from the background, its small holes filled.
+    pub(super) fn main(pixels: &Pixels, background: [f32; 3], noise: f32) -> Option<Self> {
+        let foreground = Self::foreground(pixels, background, noise);
         let share = |pixels: &Vec<usize>| pixels.len() as f32 / foreground.inside.len() as f32;
         let core = Self { inside: foreground.eroded(1), bounds: foreground.bounds, ..foreground };
         let largest = core.components(true).into_iter().max_by_key(Vec::len)?;
