@@ -10,7 +10,7 @@
 //! use ipa_unet::Unet;
 //!
 //! let options = (Device::Cpu, Kind::Float);
-//! let unet = Unet::load("model/unet".as_ref(), options)?;
+//! let unet = Unet::load("model/unet", options)?;
 //! let adapter = IpAdapter::load("ip-adapter_sd15.safetensors".as_ref(), unet.config(), options)?;
 //! # let (image_embeds, latents, context) = (Tensor::new(), Tensor::new(), Tensor::new());
 //! let prompt = adapter.prompt(&image_embeds, 0.6)?;

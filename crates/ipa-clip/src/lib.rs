@@ -10,7 +10,7 @@
 //!
 //! let options = (Device::Cpu, Kind::Float);
 //! let tokenizer = ClipTokenizer::from_folder("model/tokenizer".as_ref())?;
-//! let text = TextTower::load("model/text_encoder".as_ref(), options)?;
+//! let text = TextTower::load("model/text_encoder", options)?;
 //! let text_embeds = text.forward(&ipa_clip::token_tensor(&[tokenizer.encode("a cat")?])).last_hidden_state;
 //!
 //! let vision = VisionTower::load("model/image_encoder".as_ref(), options)?;

@@ -314,6 +314,12 @@ impl From<&Path> for ComponentFiles {
     }
 }
 
+impl From<&str> for ComponentFiles {
+    fn from(folder: &str) -> Self {
+        Self::Folder(folder.into())
+    }
+}
+
 impl From<&PathBuf> for ComponentFiles {
     fn from(folder: &PathBuf) -> Self {
         Self::Folder(folder.clone())

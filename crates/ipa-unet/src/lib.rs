@@ -7,7 +7,7 @@
 //! use ipa_core::tch::{Device, Kind, Tensor};
 //! use ipa_unet::{NoHook, Unet};
 //!
-//! let unet = Unet::load("model/unet".as_ref(), (Device::Cpu, Kind::Float))?;
+//! let unet = Unet::load("model/unet", (Device::Cpu, Kind::Float))?;
 //! # let (latents, context) = (Tensor::new(), Tensor::new());
 //! let noise_pred = unet.forward(&latents, &Tensor::from(999.0), &context, &NoHook);
 //! # let _ = noise_pred;

@@ -7,7 +7,7 @@
 //! use ipa_core::tch::{Device, Kind};
 //! use ipa_vae::Vae;
 //!
-//! let vae = Vae::load("model/vae".as_ref(), (Device::Cpu, Kind::Float))?;
+//! let vae = Vae::load("model/vae", (Device::Cpu, Kind::Float))?;
 //! # let pixels = ipa_core::tch::Tensor::zeros([1, 3, 64, 64], (Kind::Float, Device::Cpu));
 //! let latents = vae.encode(&pixels).mean;
 //! let pixels = vae.decode(&latents);
