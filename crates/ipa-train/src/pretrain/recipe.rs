@@ -35,7 +35,7 @@ impl Recipe {
             unet: stage(32, 9000, 8e-4),
             adapter: stage(32, 1500, 1e-3),
             num_scenes: 20_000,
-            num_scored: 200,
+            num_scored: 500,
         }
     }
 
