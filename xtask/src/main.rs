@@ -25,7 +25,8 @@ cargo xtask parity [ARGS]       compare full-size models with the Python referen
 cargo xtask fixtures            rebuild tests/fixtures from the Python references
 cargo xtask fuzz [TARGET [SEC]] feed the readers of strangers' files with broken ones, each for 600 seconds
 
-parity and fixtures need Python with torch 2.11.0, diffusers 0.42.1 and transformers 5.23.0, without torchvision:
+parity and fixtures need Python with torch 2.11.0, diffusers 0.42.1 and transformers 5.23.0, without torchvision (fixtures
+also scipy and scikit-image):
 the one named by IPA_PYTHON, else python3. fuzz needs cargo-fuzz and a nightly toolchain. docs/installing.md says where libtorch is looked for and kept.";
 
 fn main() -> ExitCode {
