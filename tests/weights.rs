@@ -12,8 +12,8 @@ use std::path::Path;
 use ipa_core::tch::{Kind, Tensor};
 use ipa_core::{Checkpoint, save_tensors};
 use ipa_formats::{
-    Component, FolderTensors, ModelFiles, ModelOptions, PredictionType, TensorBytes, Weights, plan_single_file,
-    weights_file, write_safetensors,
+    Component, ModelFiles, ModelOptions, PredictionType, TensorBytes, Weights, single_file_tensors, weights_file,
+    write_safetensors,
 };
 use ipa_sample::{GenerateRequest, Pipeline, PipelineError};
 use serde_json::{Value, json};
@@ -131,27 +131,10 @@ fn with_usual_numbers(model: &str) -> tempfile::TempDir {
     folder
 }
 
-/// The components of a folder as a single file's tensors.
-fn single_file_tensors(folder: &Path, components: &[Component]) -> Vec<TensorBytes<'static>> {
+/// Weights of a folder's components.
+fn weights_of(folder: &Path, components: &[Component]) -> BTreeMap<Component, Weights> {
     let open = |component: &Component| Weights::open(&weights_file(&folder.join(component.folder())).unwrap()).unwrap();
-    let weights: BTreeMap<Component, Weights> =
-        components.iter().map(|component| (*component, open(component))).collect();
-    let tensors: BTreeMap<Component, _> =
-        weights.iter().map(|(component, weights)| (*component, weights.tensors())).collect();
-    let of = |component| tensors.get(&component);
-    let folder = FolderTensors {
-        unet: of(Component::Unet),
-        vae: of(Component::Vae),
-        text_encoder: of(Component::TextEncoder),
-        version: None,
-    };
-    let make = |plan: ipa_formats::TensorPlan| {
-        let data: Vec<_> = plan.sources.iter().map(|name| weights[&plan.component].data(name).unwrap()).collect();
-        let data: Vec<&[u8]> = data.iter().map(AsRef::as_ref).collect();
-        let TensorBytes { name, dtype, shape, data } = plan.apply(&data).unwrap();
-        TensorBytes { name, dtype, shape, data: data.into_owned().into() }
-    };
-    plan_single_file(&folder).unwrap().into_iter().map(make).collect()
+    components.iter().map(|component| (*component, open(component))).collect()
 }
 
 const ALL: [Component; 3] = [Component::Unet, Component::Vae, Component::TextEncoder];
@@ -160,7 +143,8 @@ const ALL: [Component; 3] = [Component::Unet, Component::Vae, Component::TextEnc
 fn single_file(folder: &Path, components: &[Component]) -> tempfile::TempDir {
     let elsewhere = tempfile::tempdir().unwrap();
     let path = elsewhere.path().join("model.safetensors");
-    write_safetensors(&path, single_file_tensors(folder, components), None).unwrap();
+    let weights = weights_of(folder, components);
+    write_safetensors(&path, single_file_tensors(&weights, None).unwrap(), None).unwrap();
     copy_folder(&folder.join("tokenizer"), &elsewhere.path().join("tokenizer"));
     elsewhere
 }
@@ -231,7 +215,8 @@ fn averages_are_taken_where_they_are_asked_for_and_there() {
     assert!(error.contains("no single file"), "{error}");
 
     // Averages that are the weights themselves, and weights that are something else.
-    let tensors = single_file_tensors(folder.path(), &ALL).into_iter().flat_map(|tensor| {
+    let weights = weights_of(folder.path(), &ALL);
+    let tensors = single_file_tensors(&weights, None).unwrap().into_iter().flat_map(|tensor| {
         let Some(name) = tensor.name.strip_prefix("model.diffusion_model.") else { return vec![tensor] };
         let average =
             TensorBytes { name: format!("model_ema.diffusion_model{}", name.replace('.', "")), ..tensor.clone() };

@@ -6,11 +6,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ipa_core::tch::{Kind, Tensor};
-use ipa_formats::{
-    Component, ComponentFiles, FolderTensors, ModelFiles, TensorBytes, Weights, plan_single_file, write_safetensors,
-};
+use ipa_formats::{Component, ComponentFiles, ModelFiles, Weights, single_file_tensors, write_safetensors};
 use ipa_sample::{GenerateRequest, Pipeline};
 use ipa_unet::Unet;
 use tempfile::tempdir;
@@ -64,18 +62,7 @@ fn write_single_file(folder: &Path, path: &Path) -> Result<()> {
         Ok((component, ComponentFiles::Folder(folder.join(component.folder())).weights()?))
     };
     let weights = COMPONENTS.into_iter().map(open).collect::<Result<BTreeMap<Component, Weights>>>()?;
-    let tensors: BTreeMap<Component, _> = weights.iter().map(|(part, weights)| (*part, weights.tensors())).collect();
-    let of = |component| tensors.get(&component);
-    let [unet, vae, text_encoder] = COMPONENTS.map(of);
-    let plans = plan_single_file(&FolderTensors { unet, vae, text_encoder, version: None })?;
-    let make = |plan: &ipa_formats::TensorPlan| -> Result<TensorBytes<'_>> {
-        let data = plan.sources.iter().map(|name| weights[&plan.component].data(name));
-        let data = data.collect::<Option<Vec<_>>>().context("a planned tensor is missing")?;
-        let borrowed: Vec<&[u8]> = data.iter().map(AsRef::as_ref).collect();
-        let made = plan.apply(&borrowed)?;
-        Ok(TensorBytes { name: made.name, dtype: made.dtype, shape: made.shape, data: made.data.into_owned().into() })
-    };
-    Ok(write_safetensors(path, plans.iter().map(make).collect::<Result<_>>()?, None)?)
+    Ok(write_safetensors(path, single_file_tensors(&weights, None)?, None)?)
 }
 
 /// Of all tensors of all components, relative to each tensor's largest value; infinite if one is missing.

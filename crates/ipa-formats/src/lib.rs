@@ -9,7 +9,8 @@
 //!   tensors of a component in whichever files of it they lie;
 //! - [`published_number`] maps the UNet's cross-attention layers to the numbers in adapter files;
 //! - [`ModelFiles`] is a model in either form, whose parts are loaded in one way;
-//! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back;
+//! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back,
+//!   [`single_file_tensors`] makes the latter;
 //! - [`inspect`] and [`recognise_adapter`] tell what a file or folder is from its headers.
 //!
 //! Files are taken to come from strangers. This crate computes with no tensor, executes nothing it
@@ -68,6 +69,7 @@ pub use safetensors::{
 pub use single_file::{
     Component, ComponentConfigs, FolderTensors, ModelTask, ModelVersion, Operation, PredictionType, SingleFile,
     SingleFileError, SingleFileInfo, SingleFileOptions, TensorPlan, is_single_file, plan_single_file, read_single_file,
+    single_file_tensors,
 };
 pub use tensor_file::TensorFile;
 pub use weights::{Weights, weights_file};

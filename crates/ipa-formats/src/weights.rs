@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{FormatError, Operation, TensorFile, TensorInfo, TensorPlan, read_json};
+use crate::{FormatError, TensorFile, TensorInfo, TensorPlan, read_json};
 
 /// Names of weights files, most wanted first: full precision before half, safetensors before pickles, one file before
 /// an index of several.
@@ -158,21 +158,8 @@ impl Weights {
     pub fn data(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         match self.places.get(name)? {
             Place::File(index) => self.files.get(*index)?.data(name),
-            Place::Planned(plan) => self.planned_data(plan),
-        }
-    }
-
-    fn planned_data(&self, plan: &TensorPlan) -> Option<Cow<'_, [u8]>> {
-        let file = self.files.first()?;
-        match (&plan.sources[..], plan.operation) {
-            // Owned by nobody else where the file's own bytes have to be put in order.
-            ([source], Operation::AsIs | Operation::Reshape) => file.data(source),
-            (sources, _) => {
-                let data = sources.iter().map(|source| file.data(source)).collect::<Option<Vec<_>>>()?;
-                let borrowed: Vec<&[u8]> = data.iter().map(Cow::as_ref).collect();
-                // The plan was made for this very file, so its sizes fit.
-                plan.apply(&borrowed).ok().map(|made| Cow::Owned(made.data.into_owned()))
-            }
+            // The plan was made for this very file, so its sources are there and their sizes fit.
+            Place::Planned(plan) => plan.gathered(|source| self.files.first()?.data(source)).ok(),
         }
     }
 

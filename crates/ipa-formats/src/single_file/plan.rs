@@ -97,6 +97,27 @@ impl TensorPlan {
     }
 }
 
+impl TensorPlan {
+    /// The tensor's bytes, of sources looked up by name; copied only where elements move or a source is a copy itself.
+    ///
+    /// # Errors
+    /// [`SingleFileError::Missing`] for a source that is not there; as [`TensorPlan::apply`].
+    pub(crate) fn gathered<'a>(
+        &self,
+        source: impl Fn(&str) -> Option<Cow<'a, [u8]>>,
+    ) -> Result<Cow<'a, [u8]>, SingleFileError> {
+        let find = |name: &String| source(name).ok_or_else(|| SingleFileError::Missing { name: name.clone() });
+        match (&self.sources[..], self.operation) {
+            ([only], Operation::AsIs | Operation::Reshape) => find(only),
+            (sources, _) => {
+                let data = sources.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+                let borrowed: Vec<&[u8]> = data.iter().map(Cow::as_ref).collect();
+                Ok(Cow::Owned(self.apply(&borrowed)?.data.into_owned()))
+            }
+        }
+    }
+}
+
 /// Rows of the result are columns of the source, `[columns, rows]`.
 fn transposed(source: &[u8], dtype: Dtype, rows: usize, columns: usize) -> Vec<u8> {
     let size = dtype.size();
