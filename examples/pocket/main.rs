@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use ipa_core::device::parse_device;
 use ipa_train::pretrain::Recipe;
 
 use workshop::Workshop;
@@ -32,6 +33,12 @@ struct Args {
     /// stages, these and the scores
     #[arg(long, value_name = "DIR", conflicts_with = "short")]
     from: Option<PathBuf>,
+    /// Steps of the named stages, in place of the recipe's
+    #[arg(long, value_name = "N", requires = "stages", conflicts_with = "short")]
+    steps: Option<u64>,
+    /// Where to train: auto, cpu, cuda, cuda:N or mps
+    #[arg(long, default_value = "auto")]
+    device: String,
     /// Folder for the states of the stages and the model [default: ipa/pocket in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -70,6 +77,8 @@ fn run(args: Args) -> Result<()> {
         None if args.short => Recipe::short(),
         None => Recipe::full(),
     };
+    let recipe = Recipe { device: parse_device(&args.device)?, ..recipe };
+    let recipe = args.steps.map_or(recipe.clone(), |steps| recipe.with_steps(steps));
     let default_folder = || default_folder(args.short, args.from.is_some());
     let folder = args.folder.map_or_else(default_folder, Ok)?;
     let workshop = Workshop { folder, recipe, from: args.from };

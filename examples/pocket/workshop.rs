@@ -8,13 +8,12 @@ use anyhow::{Context as _, Result};
 use ipa_clip::{ClipModel, ClipTokenizer, TextTower};
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::write_atomically;
-use ipa_sample::{ImageEncoder, NoiseSchedule, Pipeline, SchedulerConfig};
+use ipa_sample::{ImageEncoder, Pipeline, SchedulerConfig};
 use ipa_train::pretrain::captions::Captions;
 use ipa_train::pretrain::{Recipe, Stage, adapter, clip, export, scores, unet, vae, vocabulary};
 use ipa_unet::Unet;
 use ipa_vae::{Vae, VaeConfig};
 
-const OPTIONS: (Device, Kind) = (Device::Cpu, Kind::Float);
 const MAX_PIPELINES: usize = 8;
 
 /// Where the state of every stage and the model lie, and how long the stages are.
@@ -27,6 +26,10 @@ pub(crate) struct Workshop {
 }
 
 impl Workshop {
+    fn options(&self) -> (Device, Kind) {
+        (self.recipe.device, Kind::Float)
+    }
+
     fn model(&self) -> PathBuf {
         self.folder.join("model")
     }
@@ -102,10 +105,10 @@ impl Workshop {
 
     pub(crate) fn adapter(&self) -> Result<()> {
         let (stage, model) = (self.stage("adapter")?, self.model());
-        let vae = Vae::load(&model.join("vae"), OPTIONS)?;
-        let text = TextTower::load(&model.join("text_encoder"), OPTIONS)?;
-        let encoder = ImageEncoder::load(&model.join("image_encoder"), None, OPTIONS)?;
-        let unet = Unet::load_with_variables(&model.join("unet"), OPTIONS)?;
+        let vae = Vae::load(&model.join("vae"), self.options())?;
+        let text = TextTower::load(&model.join("text_encoder"), self.options())?;
+        let encoder = ImageEncoder::load(&model.join("image_encoder"), None, self.options())?;
+        let unet = Unet::load_with_variables(&model.join("unet"), self.options())?;
         let tokenizer = self.tokenizer()?;
         let materials = adapter::Materials {
             latents: unet::latents(&self.stage("unet")?, &self.weights("vae"), &self.recipe, &vae)?,
@@ -123,13 +126,13 @@ impl Workshop {
 
     pub(crate) fn unet(&self) -> Result<()> {
         let (stage, model) = (self.stage("unet")?, self.model());
-        let vae = Vae::load(&model.join("vae"), OPTIONS)?;
+        let vae = Vae::load(&model.join("vae"), self.options())?;
         let tokenizer = self.tokenizer()?;
         let materials = unet::Materials {
             latents: unet::latents(&stage, &self.weights("vae"), &self.recipe, &vae)?,
             captions: Captions { tokenizer: &tokenizer, drop_rate: unet::TEXT_DROP_RATE },
-            text: TextTower::load_with_variables(&model.join("text_encoder"), OPTIONS)?,
-            schedule: NoiseSchedule::new(&SchedulerConfig::sd15_ddim()),
+            text: TextTower::load_with_variables(&model.join("text_encoder"), self.options())?,
+            scheduler: SchedulerConfig::sd15_ddim(),
             start: self.start(self.weights("unet")),
         };
         let (vs, unet) = unet::train(&stage, &self.recipe, &materials, progress("unet"))?;
@@ -140,10 +143,10 @@ impl Workshop {
     /// Writes `scores.json` and `samples.png` beside the model.
     pub(crate) fn scores(&self) -> Result<()> {
         let model = self.model();
-        let load = |_| Pipeline::load(&model, OPTIONS)?.with_adapter(&model.join("ip_adapter.safetensors"), None);
+        let load = |_| Pipeline::load(&model, self.options())?.with_adapter(&model.join("ip_adapter.safetensors"), None);
         let num = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_PIPELINES);
         let mut pipelines = (0..num).map(load).collect::<Result<Vec<_>, _>>()?;
-        let clip = ClipModel::load(&model.join("clip"), OPTIONS)?;
+        let clip = ClipModel::load(&model.join("clip"), self.options())?;
         let scored = scores::score(&mut pipelines, &clip, &self.recipe, |done| {
             if done.is_multiple_of(20) {
                 println!("scores {done} of {}", self.recipe.num_scored);

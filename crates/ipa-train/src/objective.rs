@@ -69,7 +69,8 @@ pub(crate) fn weighted_loss(
 ) -> Result<Tensor, ipa_adapter::AdapterError> {
     let (noise_pred, noise) = predicted(unet, adapter, schedule, batch)?;
     let errors = (noise_pred - noise).square().mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
-    Ok((errors * weights.index_select(0, &batch.timesteps)).mean(Kind::Float))
+    let weights = weights.index_select(0, &batch.timesteps).to_device(errors.device());
+    Ok((errors * weights).mean(Kind::Float))
 }
 
 /// What the model says of the noise, and the noise, in f32.

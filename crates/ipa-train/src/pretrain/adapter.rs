@@ -37,7 +37,7 @@ pub fn image_embeds(
     let embed = |first: u64| {
         let indices = first..(first + 128).min(recipe.num_scenes);
         let scenes: Vec<Scene> = indices.map(|index| Scene::draw_at(recipe.seed, index, Split::Train)).collect();
-        encoder.image_embeds(&render_many(&scenes, recipe.size))
+        encoder.image_embeds(&render_many(&scenes, recipe.size)).to_device(Device::Cpu)
     };
     kept(&folder.join("image_embeds.safetensors"), weights, recipe, || {
         Tensor::cat(&(0..recipe.num_scenes).step_by(128).map(embed).collect::<Vec<_>>(), 0)
@@ -72,13 +72,12 @@ pub fn train(
     folder: &Path,
     recipe: &Recipe,
     materials: &Materials,
-    mut progress: impl FnMut(&Stage),
+    progress: impl FnMut(&Stage),
 ) -> Result<IpAdapter, AdapterError> {
     let _threads = ThreadLimit::new(1);
     let unet = materials.unet;
     let config = AdapterConfig::classic(materials.image_embeds.size()[1], &unet.config);
-    let options = (Device::Cpu, Kind::Float);
-    let twin = IpAdapter::new(&config, options);
+    let options = (recipe.device, Kind::Float);
     let adapter = match &materials.start {
         Some(file) => IpAdapter::load(file, &unet.config, options)?,
         None => {
@@ -88,48 +87,91 @@ pub fn train(
         }
     };
     let mut stage = Stage::resume(folder, adapter.variables(), recipe.adapter)?;
-    let twin_variables = twin.variables();
-    halves::share(&adapter.variables(), &twin_variables);
-    let schedule = NoiseSchedule::new(&materials.scheduler);
-    let weights = loss_weights(&schedule);
-    let mut others = (unet_twin(unet), twin, NoiseSchedule::new(&materials.scheduler), weights.copy());
-    while let Some(step) = stage.next_step() {
-        let [near, far] = halves_of(&batch(recipe, materials, step));
-        let others = &mut others; // models may move to another thread, but not be seen by two
-        let near = || loss(&unet.model, &adapter, &schedule, &weights, &near);
-        stage.learn_halves(&twin_variables, near, move || loss(&others.0, &others.1, &others.2, &others.3, &far));
-        if (step + 1) % 100 == 0 || stage.next_step().is_none() {
-            stage.save()?;
+    let weighted = Weighted::new(&materials.scheduler);
+    let mut twin = (recipe.device == Device::Cpu).then(|| Twin::new(unet, &adapter, &materials.scheduler));
+    let learn = |stage: &mut Stage, (mut batch, ids): (Batch, Tensor)| {
+        batch.text_embeds = tch::no_grad(|| materials.text.forward(&ids).last_hidden_state);
+        match &mut twin {
+            Some(twin) => {
+                let [near, far] = halves_of(&batch);
+                let variables = twin.adapter.variables();
+                let near = || weighted.loss(&unet.model, &adapter, &near);
+                // Models may move to another thread, but not be seen by two.
+                stage.learn_halves(&variables, near, move || twin.weighted.loss(&twin.unet, &twin.adapter, &far));
+            }
+            None => stage.learn(&weighted.loss(&unet.model, &adapter, &batch)),
         }
-        progress(&stage);
-    }
-    stage.use_average();
+    };
+    let source = Source::new(recipe, materials);
+    stage.run(move |step| source.batch(step), learn, progress)?;
     Ok(adapter)
 }
 
-fn loss(unet: &Unet, adapter: &IpAdapter, schedule: &NoiseSchedule, weights: &Tensor, batch: &Batch) -> Tensor {
-    weighted_loss(unet, adapter, schedule, weights, batch).expect("the adapter was made for these embeddings")
+/// The loss of the schedule's timesteps.
+struct Weighted {
+    schedule: NoiseSchedule,
+    weights: Tensor,
 }
 
-fn unet_twin(unet: &Component<UnetConfig, Unet>) -> Unet {
-    let vs = VarStore::new(Device::Cpu);
-    let twin = Unet::new(&vs.root(), &unet.config);
-    halves::share(&unet.vs.variables(), &vs.variables());
-    twin
+impl Weighted {
+    fn new(scheduler: &SchedulerConfig) -> Self {
+        let schedule = NoiseSchedule::new(scheduler);
+        Self { weights: loss_weights(&schedule), schedule }
+    }
+
+    fn loss(&self, unet: &Unet, adapter: &IpAdapter, batch: &Batch) -> Tensor {
+        let loss = weighted_loss(unet, adapter, &self.schedule, &self.weights, batch);
+        loss.expect("the adapter was made for these embeddings")
+    }
 }
 
-fn batch(recipe: &Recipe, materials: &Materials, step: u64) -> Batch {
-    let num = recipe.adapter.batch as i64;
-    let draws = |purpose| Draws::counted(recipe.seed, purpose, step);
-    let scenes = draws("adapter.scenes").integers(recipe.num_scenes as i64, &[num]);
-    let latents = materials.latents.index_select(0, &scenes);
-    let noise = draws("adapter.noise").normal(&latents.size());
-    let timesteps = draws("adapter.timesteps").integers(materials.scheduler.num_train_timesteps, &[num]);
-    let kept = draws("adapter.images").uniform(&[num, 1]).ge(IMAGE_DROP_RATE);
-    let image_embeds = materials.image_embeds.index_select(0, &scenes) * kept.to_kind(Kind::Float);
-    let ids = materials.captions.ids(recipe.seed, "adapter.texts", &scenes, step);
-    let text_embeds = tch::no_grad(|| materials.text.forward(&ids).last_hidden_state);
-    Batch { latents, noise, timesteps, text_embeds, image_embeds }
+/// What the second half of a batch learns with on the CPU.
+struct Twin {
+    unet: Unet,
+    adapter: IpAdapter,
+    weighted: Weighted,
+}
+
+impl Twin {
+    fn new(unet: &Component<UnetConfig, Unet>, adapter: &IpAdapter, scheduler: &SchedulerConfig) -> Self {
+        let vs = VarStore::new(Device::Cpu);
+        let unet_twin = Unet::new(&vs.root(), &unet.config);
+        halves::share(&unet.vs.variables(), &vs.variables());
+        let twin = IpAdapter::new(adapter.config(), (Device::Cpu, Kind::Float));
+        halves::share(&adapter.variables(), &twin.variables());
+        Self { unet: unet_twin, adapter: twin, weighted: Weighted::new(scheduler) }
+    }
+}
+
+/// Where the batches come from.
+struct Source<'a> {
+    recipe: &'a Recipe,
+    latents: Tensor,
+    image_embeds: Tensor,
+    captions: Captions<'a>,
+    num_timesteps: i64,
+}
+
+impl<'a> Source<'a> {
+    fn new(recipe: &'a Recipe, materials: &Materials<'a>) -> Self {
+        let (latents, image_embeds) = (materials.latents.shallow_clone(), materials.image_embeds.shallow_clone());
+        let num_timesteps = materials.scheduler.num_train_timesteps;
+        Self { recipe, latents, image_embeds, captions: materials.captions, num_timesteps }
+    }
+
+    /// A batch without its text, and the ids of that.
+    fn batch(&self, step: u64) -> (Batch, Tensor) {
+        let (recipe, num) = (self.recipe, self.recipe.adapter.batch as i64);
+        let draws = |purpose| Draws::counted(recipe.seed, purpose, step);
+        let scenes = draws("adapter.scenes").integers(recipe.num_scenes as i64, &[num]);
+        let latents = self.latents.index_select(0, &scenes);
+        let noise = draws("adapter.noise").normal(&latents.size());
+        let timesteps = draws("adapter.timesteps").integers(self.num_timesteps, &[num]);
+        let kept = draws("adapter.images").uniform(&[num, 1]).ge(IMAGE_DROP_RATE);
+        let image_embeds = self.image_embeds.index_select(0, &scenes) * kept.to_kind(Kind::Float);
+        let ids = self.captions.ids(recipe.seed, "adapter.texts", &scenes, step);
+        (Batch { latents, noise, timesteps, text_embeds: Tensor::new(), image_embeds }, ids)
+    }
 }
 
 fn halves_of(batch: &Batch) -> [Batch; 2] {

@@ -39,7 +39,8 @@ impl Attributes {
         let losses = ATTRIBUTES.map(|(num, value)| {
             let group = logits.narrow(1, start, num as i64);
             start += num as i64;
-            group.cross_entropy_for_logits(&Tensor::from_slice(&scenes.iter().map(value).collect::<Vec<_>>()))
+            let targets = Tensor::from_slice(&scenes.iter().map(value).collect::<Vec<_>>());
+            group.cross_entropy_for_logits(&targets.to_device(embeds.device()))
         });
         Tensor::stack(&losses, 0).mean(logits.kind())
     }

@@ -4,9 +4,10 @@ use ipa_clip::{ClipTokenizer, token_tensor};
 use ipa_core::noise::Draws;
 use ipa_core::tch::Tensor;
 use ipa_pocket::{Scene, Split, caption};
+use rayon::prelude::*;
 
 /// How captions become token ids.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Captions<'a> {
     /// Tokenizer of the captions.
     pub tokenizer: &'a ClipTokenizer,
@@ -23,13 +24,17 @@ impl Captions<'_> {
         let indices = Vec::<i64>::try_from(scenes).expect("scene numbers");
         let chances = Draws::counted(seed, purpose, step).uniform(&[indices.len() as i64]);
         let chances = Vec::<f32>::try_from(chances).expect("one number a scene");
-        let encode = |(index, chance): (i64, f32)| {
+        let text = |(index, chance): (i64, f32)| {
             let scene = Scene::draw_at(seed, index as u64, Split::Train);
             let dropped = f64::from(chance) < self.drop_rate;
-            let text = if dropped { String::new() } else { caption(&scene, step, index as u64) };
-            self.tokenizer.encode(&text).expect("captions are plain text")
+            if dropped { String::new() } else { caption(&scene, step, index as u64) }
         };
-        let ids: Vec<Vec<i64>> = indices.into_iter().zip(chances).map(encode).collect();
-        token_tensor(&ids)
+        token_ids(self.tokenizer, indices.into_iter().zip(chances).map(text).collect())
     }
+}
+
+/// Token ids `[captions, tokens]`.
+pub(super) fn token_ids(tokenizer: &ClipTokenizer, captions: Vec<String>) -> Tensor {
+    let encode = |text: String| tokenizer.encode(&text).expect("captions are plain text");
+    token_tensor(&captions.into_par_iter().map(encode).collect::<Vec<_>>())
 }

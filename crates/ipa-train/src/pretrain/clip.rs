@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use ipa_clip::{
-    Activation, ClipTokenizer, ImageProcessor, TextConfig, TextTower, VisionConfig, VisionTower, token_tensor,
+    Activation, ClipTokenizer, ImageProcessor, TextConfig, TextTower, VisionConfig, VisionTower,
 };
 use ipa_core::noise::Draws;
-use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
+use ipa_core::tch::{Kind, Tensor, nn::VarStore};
 use ipa_core::{WeightsError, layers};
 use ipa_pocket::scene::is_held_out;
 use ipa_pocket::{Scene, Split, caption, render_many};
 
 use super::attributes::Attributes;
+use super::captions::token_ids;
 use super::{Recipe, Stage, initialize, vocabulary};
 
 const FIRST_LOGIT_SCALE: f64 = 2.659_26; // ln(1 / 0.07), as arXiv:2103.00020 §2.5
@@ -61,13 +62,13 @@ pub struct Towers {
 }
 
 impl Towers {
-    fn new(vocab_size: i64, num_layers: i64, seed: u64) -> Self {
-        let vs = VarStore::new(Device::Cpu);
+    fn new(vocab_size: i64, num_layers: i64, recipe: &Recipe) -> Self {
+        let vs = VarStore::new(recipe.device);
         let text = TextTower::new(&(vs.root() / "text"), &text_config(vocab_size, num_layers));
         let vision = VisionTower::new(&(vs.root() / "vision"), &vision_config(num_layers));
         let logit_scale = layers::declare(&(vs.root() / "logit_scale"), "weight", &[1]);
-        initialize(&vs, seed, &[]);
-        logit_scale.shallow_clone().set_data(&Tensor::from_slice(&[FIRST_LOGIT_SCALE as f32]));
+        initialize(&vs, recipe.seed, &[]);
+        logit_scale.shallow_clone().set_data(&Tensor::from_slice(&[FIRST_LOGIT_SCALE as f32]).to_device(recipe.device));
         Self { vs, text, vision, logit_scale }
     }
 
@@ -76,7 +77,7 @@ impl Towers {
         let text = unit(&self.text.forward(&batch.ids).text_embeds.expect("the pocket text tower has a projection"));
         let image = unit(&self.vision.forward(&batch.pixel_values).image_embeds);
         let logits = image.matmul(&text.transpose(0, 1)) * self.logit_scale.clamp(0.0, 4.6).exp();
-        let targets = Tensor::arange(logits.size()[0], (Kind::Int64, Device::Cpu));
+        let targets = Tensor::arange(logits.size()[0], (Kind::Int64, logits.device()));
         let across = logits.cross_entropy_for_logits(&targets);
         let contrast = (across + logits.transpose(0, 1).cross_entropy_for_logits(&targets)) * 0.5;
         contrast + attributes.loss(&image, &batch.scenes)
@@ -96,21 +97,16 @@ pub fn train(
     recipe: &Recipe,
     tokenizer: &ClipTokenizer,
     num_layers: i64,
-    mut progress: impl FnMut(&Stage),
+    progress: impl FnMut(&Stage),
 ) -> Result<Towers, WeightsError> {
-    let towers = Towers::new(tokenizer.eos_id() + 1, num_layers, recipe.seed);
-    let attributes = Attributes::new(VarStore::new(Device::Cpu), towers.vision.config().projection_dim);
+    let towers = Towers::new(tokenizer.eos_id() + 1, num_layers, recipe);
+    let attributes = Attributes::new(VarStore::new(recipe.device), towers.vision.config().projection_dim);
     initialize(&attributes.vs, recipe.seed, &[]);
     let variables = towers.vs.variables().into_iter().chain(attributes.vs.variables()).collect();
     let mut stage = Stage::resume(folder, variables, recipe.clip)?;
-    while let Some(step) = stage.next_step() {
-        stage.learn(&towers.loss(&batch(recipe, tokenizer, step), &attributes));
-        if (step + 1) % 100 == 0 || stage.next_step().is_none() {
-            stage.save()?;
-        }
-        progress(&stage);
-    }
-    stage.use_average();
+    let make = |step| batch(recipe, tokenizer, step);
+    let learn = |stage: &mut Stage, batch: Batch| stage.learn(&towers.loss(&batch, &attributes));
+    stage.run(make, learn, progress)?;
     Ok(towers)
 }
 
@@ -127,11 +123,10 @@ fn batch(recipe: &Recipe, tokenizer: &ClipTokenizer, step: u64) -> Batch {
     let mut scenes: Vec<Scene> = (first..first + num).map(|i| Scene::draw_at(recipe.seed, i, Split::Train)).collect();
     let num_alike = scenes.len() / 2;
     scenes[..num_alike].chunks_mut(GROUP).for_each(make_alike);
-    let captions = scenes.iter().zip(first..).map(|(scene, index)| caption(scene, recipe.seed, index));
-    let ids: Vec<Vec<i64>> = captions.map(|text| tokenizer.encode(&text).expect("captions are plain text")).collect();
+    let captions = scenes.iter().zip(first..).map(|(scene, index)| caption(scene, recipe.seed, index)).collect();
     let pixels = ipa_clip::pixel_tensor(&processor(), &render_many(&scenes, recipe.size));
     let noise = Draws::counted(recipe.seed, "clip.noise", step).normal(&pixels.size());
-    Batch { ids: token_tensor(&ids), pixel_values: pixels + noise * PIXEL_NOISE, scenes }
+    Batch { ids: token_ids(tokenizer, captions), pixel_values: pixels + noise * PIXEL_NOISE, scenes }
 }
 
 /// Leaves the scenes of a group shape, size and place to differ in.

@@ -1,5 +1,7 @@
 //! How long and with what each stage is trained.
 
+use ipa_core::tch::Device;
+
 use super::StageConfig;
 
 /// The sizes of a rebuild of the pocket model.
@@ -9,6 +11,8 @@ pub struct Recipe {
     pub seed: u64,
     /// Side of the pictures in pixels.
     pub size: u32,
+    /// Where the models are while they learn; scenes, captions and noise are drawn on the CPU, the same for all devices.
+    pub device: Device,
     /// The autoencoder.
     pub vae: StageConfig,
     /// Both CLIP towers together: those of the model, and the second pair, for scores.
@@ -30,11 +34,12 @@ impl Recipe {
         Self {
             seed: 0,
             size: 64,
-            vae: stage(8, 3600, 1e-3),
-            clip: stage(64, 2600, 1e-3),
-            unet: stage(32, 9000, 8e-4),
-            adapter: stage(32, 1500, 1e-3),
-            num_scenes: 20_000,
+            device: Device::Cpu,
+            vae: stage(16, 6000, 1e-3),
+            clip: stage(128, 4000, 1e-3),
+            unet: stage(64, 12_000, 8e-4),
+            adapter: stage(64, 4000, 1e-3),
+            num_scenes: 40_000,
             num_scored: 500,
         }
     }
@@ -45,6 +50,12 @@ impl Recipe {
         let vae = StageConfig { steps: 1500, learning_rate: 4e-4, ..full.vae };
         let unet = StageConfig { steps: 1200, learning_rate: 4e-4, ..full.unet };
         Self { vae, unet, ..full }
+    }
+
+    /// The same with another number of steps in every stage.
+    pub fn with_steps(self, steps: u64) -> Self {
+        let stage = |stage: StageConfig| StageConfig { steps, ..stage };
+        Self { vae: stage(self.vae), clip: stage(self.clip), unet: stage(self.unet), adapter: stage(self.adapter), ..self }
     }
 
     /// A few steps of everything, to see that the command works.

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipa_core::tch::{self, Tensor};
 use ipa_core::{Checkpoint, WeightsError, save_tensors};
@@ -10,6 +13,8 @@ use super::halves;
 use crate::{AdamW, AdamWConfig, Ema};
 
 const MAX_GRADIENT_NORM: f64 = 1.0;
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+const NUM_AHEAD: usize = 4;
 
 /// Length and speed of a stage.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,6 +40,7 @@ pub struct Stage {
     optimizer: AdamW,
     ema: Ema,
     losses: Vec<f32>,
+    saved: Instant,
 }
 
 impl Stage {
@@ -52,7 +58,7 @@ impl Stage {
         let optimizer = AdamW::new(shallow, AdamWConfig::default());
         let ema = Ema::new(&optimizer, config.ema);
         let path = folder.join("state.safetensors");
-        let mut stage = Self { path, config, variables, optimizer, ema, losses: Vec::new() };
+        let mut stage = Self { path, config, variables, optimizer, ema, losses: Vec::new(), saved: Instant::now() };
         if stage.path.exists() {
             stage.load()?;
         }
@@ -72,6 +78,46 @@ impl Stage {
         self.optimizer.load_state(&checkpoint)
     }
 
+    /// Takes the steps that remain, and ends with the averaged weights in place of the last ones.
+    ///
+    /// `make` draws the batch of a step, some steps ahead on a thread of its own, so that models do not wait for pictures and
+    /// captions; `learn` learns from it; `progress` follows every step.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if the state cannot be written.
+    pub fn run<B: Send>(
+        &mut self,
+        make: impl Fn(u64) -> B + Send,
+        mut learn: impl FnMut(&mut Self, B),
+        mut progress: impl FnMut(&Self),
+    ) -> Result<(), WeightsError> {
+        let steps = self.optimizer.steps()..self.config.steps;
+        thread::scope(|scope| {
+            let (sender, batches) = mpsc::sync_channel(NUM_AHEAD);
+            scope.spawn(move || {
+                // Nobody listens any more once a step has failed.
+                let _ = steps.into_iter().try_for_each(|step| sender.send(make(step)));
+            });
+            for batch in batches {
+                learn(self, batch);
+                self.save_if_due()?;
+                progress(self);
+            }
+            Ok::<(), WeightsError>(())
+        })?;
+        self.use_average();
+        Ok(())
+    }
+
+    /// Saves at the stage's end, and a minute after the last time.
+    fn save_if_due(&mut self) -> Result<(), WeightsError> {
+        if self.optimizer.steps() == self.config.steps || self.saved.elapsed() >= SAVE_EVERY {
+            self.save()?;
+            self.saved = Instant::now();
+        }
+        Ok(())
+    }
+
     /// Writes the state; a crash leaves the one before.
     ///
     /// # Errors
@@ -81,11 +127,6 @@ impl Stage {
         let ema = self.ema.tensors(&self.optimizer).into_iter().map(|(name, tensor)| (format!("ema.{name}"), tensor));
         let losses = [("losses".to_owned(), Tensor::from_slice(&self.losses))];
         save_tensors(&self.path, model.chain(ema).chain(self.optimizer.state()).chain(losses), None)
-    }
-
-    /// The next step's number, from 0; `None` when the stage is done.
-    pub fn next_step(&self) -> Option<u64> {
-        Some(self.optimizer.steps()).filter(|&step| step < self.config.steps)
     }
 
     /// Learns from the loss of one step.
@@ -133,8 +174,8 @@ impl Stage {
         recent.iter().sum::<f32>() / recent.len().max(1) as f32
     }
 
-    /// Puts the averaged weights in place of the last ones; for export, not for going on.
-    pub fn use_average(&mut self) {
+    /// For export, not for going on.
+    fn use_average(&mut self) {
         let _no_grad = tch::no_grad_guard();
         let average: HashMap<String, Tensor> = self.ema.tensors(&self.optimizer).into_iter().collect();
         for (name, variable) in &mut self.variables {

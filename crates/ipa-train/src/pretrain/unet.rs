@@ -8,7 +8,7 @@ use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, Component, ThreadLimit, WeightsError};
 use ipa_pocket::Split;
-use ipa_sample::NoiseSchedule;
+use ipa_sample::{NoiseSchedule, SchedulerConfig};
 use ipa_unet::{Heads, NoHook, Unet, UnetConfig};
 use ipa_vae::Vae;
 
@@ -40,7 +40,7 @@ pub fn config(text_width: i64) -> UnetConfig {
 pub fn latents(folder: &Path, weights: &Path, recipe: &Recipe, vae: &Vae) -> Result<Tensor, WeightsError> {
     let encode = |first: u64| {
         let num = 64.min(recipe.num_scenes - first);
-        vae.encode(&pixels_at(recipe, first, num, Split::Train)).mean
+        vae.encode(&pixels_at(recipe, first, num, Split::Train)).mean.to_device(Device::Cpu)
     };
     let latents = kept(&folder.join("latents.safetensors"), weights, recipe, || {
         let _no_grad = tch::no_grad_guard();
@@ -59,7 +59,7 @@ pub struct Materials<'a> {
     /// Text tower, which learns too: what tells pictures apart is not all that draws them.
     pub text: Component<TextConfig, TextTower>,
     /// The schedule that sampling will use.
-    pub schedule: NoiseSchedule,
+    pub scheduler: SchedulerConfig,
     /// Weights to begin with instead of random ones.
     pub start: Option<PathBuf>,
 }
@@ -75,14 +75,13 @@ pub fn train(
     folder: &Path,
     recipe: &Recipe,
     materials: &Materials,
-    mut progress: impl FnMut(&Stage),
+    progress: impl FnMut(&Stage),
 ) -> Result<(VarStore, Unet), WeightsError> {
     let _threads = ThreadLimit::new(1);
     let config = config(materials.text.config.hidden_size);
     let text = &materials.text;
-    let (vs, twin_vs) = (VarStore::new(Device::Cpu), VarStore::new(Device::Cpu));
+    let vs = VarStore::new(recipe.device);
     let unet = Unet::new(&vs.root(), &config);
-    let mut twins = (Unet::new(&twin_vs.root(), &config), TextTower::new(&(twin_vs.root() / TEXT), &text.config));
     match &materials.start {
         Some(weights) => Checkpoint::open(weights)?.load_into(&vs)?,
         None => initialize(&vs, recipe.seed, &["conv2", "proj_out", "conv_out"]),
@@ -92,21 +91,36 @@ pub fn train(
         vs.variables().into_iter().chain(text).collect::<HashMap<_, _>>()
     };
     let mut stage = Stage::resume(folder, variables(), recipe.unet)?;
-    let twin_variables = twin_vs.variables();
-    halves::share(&variables(), &twin_variables);
-    let weights = loss_weights(&materials.schedule);
-    while let Some(step) = stage.next_step() {
-        let [near, far] = Sample::draw(recipe, materials, &weights, step).halves();
-        let twins = &mut twins; // models may move to another thread, but not be seen by two
-        let near = || near.loss(&unet, &text.model);
-        stage.learn_halves(&twin_variables, near, move || far.loss(&twins.0, &twins.1));
-        if (step + 1) % 100 == 0 || stage.next_step().is_none() {
-            stage.save()?;
+    let mut twin = (recipe.device == Device::Cpu).then(|| Twin::new(&variables(), &config, &text.config));
+    let learn = |stage: &mut Stage, sample: Sample| match &mut twin {
+        Some(twin) => {
+            let [near, far] = sample.halves();
+            let variables = twin.vs.variables();
+            let near = || near.loss(&unet, &text.model);
+            // Models may move to another thread, but not be seen by two.
+            stage.learn_halves(&variables, near, move || far.loss(&twin.unet, &twin.text));
         }
-        progress(&stage);
-    }
-    stage.use_average();
+        None => stage.learn(&sample.on(recipe.device).loss(&unet, &text.model)),
+    };
+    let source = Source::new(recipe, materials);
+    stage.run(move |step| source.sample(step), learn, progress)?;
     Ok((vs, unet))
+}
+
+/// What the second half of a batch learns with on the CPU.
+struct Twin {
+    vs: VarStore,
+    unet: Unet,
+    text: TextTower,
+}
+
+impl Twin {
+    fn new(original: &HashMap<String, Tensor>, unet: &UnetConfig, text: &TextConfig) -> Self {
+        let vs = VarStore::new(Device::Cpu);
+        let (unet, text) = (Unet::new(&vs.root(), unet), TextTower::new(&(vs.root() / TEXT), text));
+        halves::share(original, &vs.variables());
+        Self { vs, unet, text }
+    }
 }
 
 /// A batch of noisy latents and what to predict of them.
@@ -118,17 +132,40 @@ struct Sample {
     weights: Tensor,
 }
 
-impl Sample {
-    fn draw(recipe: &Recipe, materials: &Materials, weights: &Tensor, step: u64) -> Self {
-        let batch = recipe.unet.batch as i64;
+/// Where the batches come from.
+struct Source<'a> {
+    recipe: &'a Recipe,
+    latents: Tensor,
+    captions: Captions<'a>,
+    schedule: NoiseSchedule,
+    weights: Tensor,
+}
+
+impl<'a> Source<'a> {
+    fn new(recipe: &'a Recipe, materials: &Materials<'a>) -> Self {
+        let schedule = NoiseSchedule::new(&materials.scheduler);
+        let (latents, captions) = (materials.latents.shallow_clone(), materials.captions);
+        Self { recipe, latents, captions, weights: loss_weights(&schedule), schedule }
+    }
+
+    fn sample(&self, step: u64) -> Sample {
+        let (recipe, batch) = (self.recipe, self.recipe.unet.batch as i64);
         let draws = |purpose| Draws::counted(recipe.seed, purpose, step);
         let scenes = draws("unet.scenes").integers(recipe.num_scenes as i64, &[batch]);
-        let latents = materials.latents.index_select(0, &scenes);
+        let latents = self.latents.index_select(0, &scenes);
         let noise = draws("unet.noise").normal(&latents.size());
-        let timesteps = draws("unet.timesteps").integers(materials.schedule.len(), &[batch]);
-        let ids = materials.captions.ids(recipe.seed, "unet.drops", &scenes, step);
-        let noisy = materials.schedule.add_noise(&latents, &noise, &timesteps);
-        let weights = weights.index_select(0, &timesteps);
+        let timesteps = draws("unet.timesteps").integers(self.schedule.len(), &[batch]);
+        let ids = self.captions.ids(recipe.seed, "unet.drops", &scenes, step);
+        let noisy = self.schedule.add_noise(&latents, &noise, &timesteps);
+        let weights = self.weights.index_select(0, &timesteps);
+        Sample { noisy, timesteps, ids, noise, weights }
+    }
+}
+
+impl Sample {
+    fn on(self, device: Device) -> Self {
+        let Self { noisy, timesteps, ids, noise, weights } = self;
+        let [noisy, noise, weights] = [noisy, noise, weights].map(|tensor| tensor.to_device(device));
         Self { noisy, timesteps, ids, noise, weights }
     }
 

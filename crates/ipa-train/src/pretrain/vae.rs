@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ipa_core::noise::Draws;
-use ipa_core::tch::{self, Device, Kind, Reduction, Tensor, nn::VarStore};
+use ipa_core::tch::{self, Kind, Reduction, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, WeightsError, picture};
 use ipa_pocket::{Scene, Split, render_many};
 use ipa_vae::{Vae, VaeConfig};
@@ -35,29 +35,26 @@ pub fn train(
     folder: &Path,
     recipe: &Recipe,
     start: Option<&Path>,
-    mut progress: impl FnMut(&Stage),
+    progress: impl FnMut(&Stage),
 ) -> Result<(VarStore, Vae), WeightsError> {
-    let vs = VarStore::new(Device::Cpu);
+    let vs = VarStore::new(recipe.device);
     let vae = Vae::new(&vs.root(), &config());
     match start {
         Some(weights) => Checkpoint::open(weights)?.load_into(&vs)?,
         None => initialize(&vs, recipe.seed, &[]),
     }
     let mut stage = Stage::resume(folder, vs.variables(), recipe.vae)?;
-    while let Some(step) = stage.next_step() {
-        let pixels = colorful_pixels_at(recipe, step * recipe.vae.batch, recipe.vae.batch);
+    let make = |step| (step, colorful_pixels_at(recipe, step * recipe.vae.batch, recipe.vae.batch));
+    let learn = |stage: &mut Stage, (step, pixels): (u64, Tensor)| {
+        let pixels = pixels.to_device(recipe.device);
         let posterior = vae.encode(&pixels);
         let noise = Draws::counted(recipe.seed, "vae.noise", step).normal(&posterior.mean.size());
-        let decoded = vae.decode(&posterior.sample(&noise));
+        let decoded = vae.decode(&posterior.sample(&noise.to_device(recipe.device)));
         let reconstruction =
             decoded.mse_loss(&pixels, Reduction::Mean) + decoded.l1_loss(&pixels, Reduction::Mean) * 0.2;
         stage.learn(&(reconstruction + posterior.kl().mean(Kind::Float) * KL_WEIGHT));
-        if (step + 1) % 100 == 0 || stage.next_step().is_none() {
-            stage.save()?;
-        }
-        progress(&stage);
-    }
-    stage.use_average();
+    };
+    stage.run(make, learn, progress)?;
     Ok((vs, vae))
 }
 
@@ -74,10 +71,10 @@ fn colorful_pixels_at(recipe: &Recipe, first: u64, num: u64) -> Tensor {
     picture::to_pixels(&render_many(&scenes, recipe.size))
 }
 
-/// Scenes of the drawn world, numbered from `first`, as pixels.
+/// Scenes of the drawn world, numbered from `first`, as pixels on the recipe's device.
 pub fn pixels_at(recipe: &Recipe, first: u64, num: u64, split: Split) -> Tensor {
     let scenes: Vec<Scene> = (first..first + num).map(|index| Scene::draw_at(recipe.seed, index, split)).collect();
-    picture::to_pixels(&render_many(&scenes, recipe.size))
+    picture::to_pixels(&render_many(&scenes, recipe.size)).to_device(recipe.device)
 }
 
 /// One over the deviation of encoded latents, so that diffusion sees unit variance.
