@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../examples/pocket/curves.rs"]
+mod curves;
 #[path = "../examples/pocket/workshop.rs"]
 mod workshop;
 
@@ -22,10 +24,23 @@ fn every_stage_runs_and_the_model_draws() {
     workshop.unet().unwrap();
     workshop.adapter().unwrap();
     workshop.scores().unwrap();
+    workshop.curves().unwrap();
     let scores: serde_json::Value =
         serde_json::from_slice(&fs::read(folder.path().join("scores.json")).unwrap()).unwrap();
     assert!(scores["clip_i"]["mean"].as_f64().unwrap().abs() <= 1.0);
     assert!(image::open(folder.path().join("samples.png")).is_ok());
+    assert!(fs::read_to_string(folder.path().join("losses.svg")).unwrap().contains("</svg>"));
+    for stage in ["vae", "clip", "scorer", "unet", "adapter"] {
+        let [first, last] = first_and_last_losses(&folder.path().join(stage));
+        assert!(last < first, "{stage}: {first} to {last}");
+    }
+}
+
+/// Means of the first and of the last ten.
+fn first_and_last_losses(stage: &Path) -> [f32; 2] {
+    let state = Checkpoint::open(&stage.join("state.safetensors")).unwrap();
+    let losses = Vec::<f32>::try_from(state.tensor("losses").unwrap()).unwrap();
+    [&losses[..10], &losses[losses.len() - 10..]].map(|losses| losses.iter().sum::<f32>() / 10.0)
 }
 
 #[test]

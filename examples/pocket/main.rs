@@ -1,5 +1,6 @@
 //! Trains the pocket model; `cargo xtask pocket` runs it.
 
+mod curves;
 mod workshop;
 
 use std::path::PathBuf;
@@ -58,6 +59,8 @@ enum StageName {
     Adapter,
     /// Scores of all of it on held-out scenes, scores.json and samples.png
     Scores,
+    /// The losses of all stages, losses.svg
+    Curves,
 }
 
 fn main() -> ExitCode {
@@ -86,7 +89,9 @@ fn run(args: Args) -> Result<()> {
     let stages = match (args.stages.is_empty(), &workshop.from) {
         (false, _) => args.stages,
         (true, None) => StageName::value_variants().to_vec(),
-        (true, Some(_)) => vec![StageName::Vae, StageName::Unet, StageName::Adapter, StageName::Scores],
+        (true, Some(_)) => {
+            vec![StageName::Vae, StageName::Unet, StageName::Adapter, StageName::Scores, StageName::Curves]
+        }
     };
     stages.into_iter().try_for_each(|stage| match stage {
         StageName::Vae => workshop.vae(),
@@ -95,6 +100,7 @@ fn run(args: Args) -> Result<()> {
         StageName::Unet => workshop.unet(),
         StageName::Adapter => workshop.adapter(),
         StageName::Scores => workshop.scores(),
+        StageName::Curves => workshop.curves(),
     })
 }
 

@@ -14,6 +14,8 @@ use ipa_train::pretrain::{Recipe, Stage, adapter, clip, export, scores, unet, va
 use ipa_unet::Unet;
 use ipa_vae::{Vae, VaeConfig};
 
+use crate::curves;
+
 const MAX_PIPELINES: usize = 8;
 
 /// Where the state of every stage and the model lie, and how long the stages are.
@@ -143,7 +145,8 @@ impl Workshop {
     /// Writes `scores.json` and `samples.png` beside the model.
     pub(crate) fn scores(&self) -> Result<()> {
         let model = self.model();
-        let load = |_| Pipeline::load(&model, self.options())?.with_adapter(&model.join("ip_adapter.safetensors"), None);
+        let load =
+            |_| Pipeline::load(&model, self.options())?.with_adapter(&model.join("ip_adapter.safetensors"), None);
         let num = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_PIPELINES);
         let mut pipelines = (0..num).map(load).collect::<Result<Vec<_>, _>>()?;
         let clip = ClipModel::load(&model.join("clip"), self.options())?;
@@ -157,6 +160,12 @@ impl Workshop {
         write_atomically(&self.folder.join("scores.json"), |file| file.write_all(text.as_bytes()))?;
         let sheet = ipa_metrics::encode_png(&scored.sheet);
         Ok(write_atomically(&self.folder.join("samples.png"), |file| file.write_all(&sheet))?)
+    }
+
+    /// Writes `losses.svg` beside the model.
+    pub(crate) fn curves(&self) -> Result<()> {
+        let curves = curves::svg(&self.folder)?;
+        Ok(write_atomically(&self.folder.join("losses.svg"), |file| file.write_all(curves.as_bytes()))?)
     }
 }
 

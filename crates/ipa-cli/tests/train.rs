@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use ipa_formats::SafetensorsFile;
 #[cfg(feature = "pocket")]
 use ipa_formats::sha256_file;
+use ipa_pocket::Subject;
 use serde_json::{Value, json};
 use support::Ipa;
 use support::files::{
@@ -199,14 +200,16 @@ fn the_pocket_models_adapter_is_gone_on_from_by_name() {
 
 #[test]
 fn the_bundled_pictures_are_those_of_the_demo() {
-    let rows = read_json(&assets("mascot/data.json"));
-    let scenes = ipa_pocket::mascot::training();
-    assert_eq!(rows.as_array().unwrap().len(), scenes.len());
-    for (index, scene) in scenes.iter().enumerate() {
-        let image_file = format!("pip-{}.png", index + 1);
-        assert_eq!(rows[index], json!({ "image_file": image_file, "text": ipa_pocket::mascot::caption(scene) }));
-        let picture = image::open(assets("mascot").join(image_file)).unwrap().into_rgb8();
-        assert!(picture == ipa_pocket::mascot::render(scene, 64), "picture {index}");
+    for (folder, subject) in [("mascot", Subject::Pip), ("fin", Subject::Fin)] {
+        let rows = read_json(&assets(folder).join("data.json"));
+        let scenes = subject.training();
+        assert_eq!(rows.as_array().unwrap().len(), scenes.len());
+        for (index, scene) in scenes.iter().enumerate() {
+            let image_file = format!("{}-{}.png", subject.word(), index + 1);
+            assert_eq!(rows[index], json!({ "image_file": image_file, "text": scene.caption() }));
+            let picture = image::open(assets(folder).join(image_file)).unwrap().into_rgb8();
+            assert!(picture == scene.render(64), "{subject:?} {index}");
+        }
     }
 }
 

@@ -37,5 +37,5 @@ pub use grade::{CLIPSCORE_WEIGHT, CaseScore, Grade, MAPPING, prompt_following, r
 pub use interval::{Interval, bootstrap_mean, paired_difference, proportion};
 pub use pixels::{psnr, ssim};
 pub use report::{Column, Picture, Report, ScoredPicture, Series, encode_png};
-pub use similarity::{clip_i, clip_t, cosines};
+pub use similarity::{clip_i, clip_t, cosines, retrieved};
 pub use variety::{Nearest, mean_pairwise_distance, monotonicity, nearest, prompt_sensitivity};

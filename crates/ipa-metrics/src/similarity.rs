@@ -48,6 +48,26 @@ pub fn clip_t(generated: ArrayView2<f32>, captions: ArrayView2<f32>) -> Result<f
     mean_cosine(generated, captions)
 }
 
+/// Image-to-caption retrieval: for every picture, whether its own caption is the most similar of all.
+///
+/// Recall at one of arXiv:2103.00020 §3.1.4; another caption as similar counts against it.
+///
+/// # Shapes
+/// - `pictures`, `captions`: `[n, width]`; row `i` of one belongs to row `i` of the other
+///
+/// # Errors
+/// Those of [`cosines`].
+pub fn retrieved(pictures: ArrayView2<f32>, captions: ArrayView2<f32>) -> Result<Vec<bool>, MetricsError> {
+    let own = cosines(pictures, captions)?;
+    let is_nearest = |row: usize| {
+        let mut others = (0..captions.nrows()).filter(|&other| other != row);
+        others.try_fold(true, |nearest, other| {
+            Ok(nearest && cosine(other, pictures.row(row), captions.row(other))? < own[row])
+        })
+    };
+    (0..pictures.nrows()).into_par_iter().map(is_nearest).collect()
+}
+
 fn mean_cosine(a: ArrayView2<f32>, b: ArrayView2<f32>) -> Result<f64, MetricsError> {
     cosines(a, b)?.mean().ok_or(MetricsError::Empty)
 }
@@ -108,6 +128,17 @@ mod tests {
         let b = array![[4.0_f32, 3.0], [-2.0, 0.0]];
         assert!((clip_i(a.view(), b.view()).unwrap() - (0.96 - 1.0) / 2.0).abs() < 1e-15);
         assert_eq!(clip_i(a.view(), b.view()), clip_t(a.view(), b.view()));
+    }
+
+    #[test]
+    fn a_caption_is_retrieved_if_no_other_is_as_similar() {
+        let pictures = array![[1.0_f32, 0.1], [0.1, 1.0], [1.0, 1.0]];
+        let captions = array![[2.0_f32, 0.0], [0.0, 3.0], [-1.0, 1.0]];
+        assert_eq!(retrieved(pictures.view(), captions.view()), Ok(vec![true, true, false]));
+        let twice = array![[2.0_f32, 0.0], [2.0, 0.0], [1.0, 1.0]];
+        assert_eq!(retrieved(pictures.view(), twice.view()), Ok(vec![false, false, true]));
+        let zero = array![[1.0_f32, 0.0], [0.0, 1.0], [0.0, 0.0]];
+        assert_eq!(retrieved(pictures.view(), zero.view()), Err(MetricsError::ZeroLength { row: 2 }));
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! Of the 64 combinations of shape and colour, 8 are held out: [`Split::Train`] never shows them.
 //!
 //! Because the world is known exactly, [`judge()`] can tell from the pixels alone whether a generated picture has the
-//! background, colour, shape, fill and style it should have. [`mascot`] is a subject outside this world, to be
-//! learned by an adapter from five pictures.
+//! background, colour, shape, fill and style it should have. A [`Subject`] is outside this world, to be learned
+//! by an adapter from five pictures.
 //!
 //! Measured on 1,000 rendered and 1,000 blurred, noisy held-out scenes, the judges are right about the background
 //! always, about colour and shape in 99 of 100, about the fill in 98 and the style in nearly all (`tests/judges.rs`).
@@ -29,9 +29,9 @@
 //! ```
 
 pub mod judge;
-pub mod mascot;
 pub mod palette;
 pub mod scene;
+pub mod subject;
 
 mod attributes;
 mod caption;
@@ -41,3 +41,4 @@ pub use caption::{caption, full_caption, judged_caption, main_caption, vocabular
 pub use judge::{Agreement, Judgement, judge};
 pub use render::{render, render_many};
 pub use scene::{Background, Color, Fill, Object, Place, Scene, Shape, Size, Split, Style};
+pub use subject::{Subject, SubjectScene};

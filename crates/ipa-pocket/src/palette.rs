@@ -14,7 +14,7 @@ pub const INK: Rgb = [22, 20, 26];
 /// The second tone of striped and dotted fills.
 pub const PAPER: Rgb = [255, 255, 255];
 
-/// Hues in degrees that no scene of the world has, kept for subjects that a model must not know: the mascot's teal, and
+/// Hues in degrees that no scene of the world has, kept for subjects that a model must not know: teal and
 /// magenta.
 pub(crate) const RESERVED_HUES: [Range<f32>; 2] = [163.0..197.0, 300.0..342.0];
 

@@ -3,6 +3,8 @@
 use ipa_core::tch::{self, Tensor};
 use ipa_core::{Checkpoint, WeightsError};
 
+use crate::gradients::{Gradients, flatten, views};
+
 /// AdamW's constants (arXiv:1711.05101); [`Default`] is PyTorch's and the reference trainer's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWConfig {
@@ -30,6 +32,7 @@ impl Default for AdamWConfig {
 pub struct AdamW {
     names: Vec<String>,
     variables: Vec<Tensor>,
+    gradients: Gradients,
     flat: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
@@ -46,15 +49,15 @@ impl AdamW {
         let mut named: Vec<(String, Tensor)> = variables.into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
         let (names, mut variables): (Vec<String>, Vec<Tensor>) = named.into_iter().unzip();
-        let flat =
-            tch::no_grad(|| Tensor::cat(&variables.iter().map(|v| v.detach().reshape([-1])).collect::<Vec<_>>(), 0));
+        let flat = tch::no_grad(|| flatten(&variables));
         let sizes: Vec<Vec<i64>> = variables.iter().map(Tensor::size).collect();
         for (variable, view) in variables.iter_mut().zip(views(&flat, &sizes)) {
             variable.set_data(&view);
             let _ = variable.set_requires_grad(true);
         }
         let (exp_avg, exp_avg_sq) = (flat.zeros_like(), flat.zeros_like());
-        Self { names, variables, flat, exp_avg, exp_avg_sq, step: 0, config }
+        let gradients = Gradients::new(variables.iter().map(Tensor::shallow_clone).collect());
+        Self { names, variables, gradients, flat, exp_avg, exp_avg_sq, step: 0, config }
     }
 
     /// Steps taken so far.
@@ -67,30 +70,29 @@ impl AdamW {
         &self.flat
     }
 
-    /// The gradient as one vector; parameters that the loss did not reach have zeros.
-    pub fn gradient(&self) -> Tensor {
-        let gradient = |variable: &Tensor| match variable.grad() {
-            grad if grad.defined() => grad.reshape([-1]),
-            _ => variable.detach().zeros_like().reshape([-1]),
-        };
-        Tensor::cat(&self.variables.iter().map(gradient).collect::<Vec<_>>(), 0)
+    /// The gradient as one vector, in place: what is changed in it, the next step sees. Parameters that the loss did not reach
+    /// have zeros.
+    pub fn gradient(&mut self) -> &mut Tensor {
+        self.gradients.collect()
     }
 
     /// One update from the gradients that `backward` left, which are cleared.
     pub fn step(&mut self, learning_rate: f64) {
         let _no_grad = tch::no_grad_guard();
-        let gradient = self.gradient();
-        self.variables.iter_mut().for_each(Tensor::zero_grad);
+        let gradient = self.gradient().shallow_clone();
         self.apply(&gradient, learning_rate);
+        self.gradients.clear();
     }
 
     /// As [`AdamW::step`] with the gradient shortened to `max_norm` if it is longer; gives its norm before that.
     pub fn step_clipped(&mut self, learning_rate: f64, max_norm: f64) -> f64 {
         let _no_grad = tch::no_grad_guard();
         let gradient = self.gradient();
-        self.variables.iter_mut().for_each(Tensor::zero_grad);
         let norm = gradient.norm().double_value(&[]);
-        self.apply(&(gradient * (max_norm / norm.max(max_norm))), learning_rate);
+        if norm > max_norm {
+            let _ = gradient.g_mul_scalar_(max_norm / norm);
+        }
+        self.step(learning_rate);
         norm
     }
 
@@ -100,10 +102,12 @@ impl AdamW {
         let bias1 = 1.0 - beta1.powf(self.step as f64);
         let bias2 = 1.0 - beta2.powf(self.step as f64);
         let _ = self.flat.g_mul_scalar_(1.0 - learning_rate * weight_decay);
-        self.exp_avg = self.exp_avg.lerp(gradient, 1.0 - beta1);
-        let _ = self.exp_avg_sq.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
-        let denominator = self.exp_avg_sq.sqrt() / bias2.sqrt() + eps;
-        let _ = self.flat.g_sub_(&(&self.exp_avg / denominator * (learning_rate / bias1)));
+        let _ = self.exp_avg.lerp_(gradient, 1.0 - beta1);
+        let _ = self.exp_avg_sq.g_mul_scalar_(beta2).g_add_(&gradient.square().g_mul_scalar_(1.0 - beta2));
+        let mut denominator = self.exp_avg_sq.sqrt();
+        let _ = denominator.g_div_scalar_(bias2.sqrt()).g_add_scalar_(eps);
+        let mut update = &self.exp_avg / denominator;
+        let _ = self.flat.g_sub_(&update.g_mul_scalar_(learning_rate / bias1));
     }
 
     /// Everything but the parameters, for a checkpoint: `exp_avg.<name>`, `exp_avg_sq.<name>` and `step`.
@@ -145,17 +149,6 @@ impl AdamW {
     }
 }
 
-/// The parts of a flat buffer, in their shapes; they share its storage.
-fn views(flat: &Tensor, sizes: &[Vec<i64>]) -> Vec<Tensor> {
-    let mut start = 0;
-    let mut view = |size: &Vec<i64>| {
-        let length: i64 = size.iter().product();
-        start += length;
-        flat.narrow(0, start - length, length).view(size.as_slice())
-    };
-    sizes.iter().map(&mut view).collect()
-}
-
 /// An exponential moving average of the parameters, which samples better than the last of them.
 #[derive(Debug)]
 pub struct Ema {
@@ -174,7 +167,7 @@ impl Ema {
         let _no_grad = tch::no_grad_guard();
         let step = optimizer.step as f64;
         let decay = self.decay.min((1.0 + step) / (10.0 + step));
-        self.average = self.average.lerp(&optimizer.flat, 1.0 - decay);
+        let _ = self.average.lerp_(&optimizer.flat, 1.0 - decay);
     }
 
     /// The averaged parameters under their names.

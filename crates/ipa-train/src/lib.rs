@@ -22,6 +22,7 @@
 mod adamw;
 mod checkpoint;
 mod data;
+mod gradients;
 mod identity;
 mod losses;
 mod models;

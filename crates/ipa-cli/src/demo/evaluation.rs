@@ -7,7 +7,7 @@ use image::RgbImage;
 use ipa_clip::ClipModel;
 use ipa_core::ThreadLimit;
 use ipa_metrics::{Interval, bootstrap_mean, paired_difference};
-use ipa_pocket::mascot;
+use ipa_pocket::{Subject, SubjectScene};
 use ipa_sample::{GenerateRequest, Pipeline};
 use serde::Serialize;
 
@@ -17,20 +17,22 @@ use crate::{interrupt, progress, scores};
 
 const RESAMPLING_SEED: u64 = 0;
 
-/// Held-out pictures of the subject.
+/// Pictures of the subject that are not trained on.
 #[derive(Debug)]
-pub(crate) struct Subject {
+pub(crate) struct HeldOut {
+    pub(crate) subject: Subject,
     pub(crate) references: Vec<RgbImage>,
     pub(crate) captions: Vec<String>,
 }
 
-impl Subject {
-    /// Pictures of the pip that are not trained on.
-    pub(crate) fn held_out(num: usize) -> Self {
-        let scenes = mascot::held_out(num);
+impl HeldOut {
+    /// The first `num`.
+    pub(crate) fn new(subject: Subject, num: usize) -> Self {
+        let scenes = subject.held_out(num);
         Self {
-            references: scenes.iter().map(|scene| mascot::render(scene, SIDE)).collect(),
-            captions: scenes.iter().map(mascot::caption).collect(),
+            subject,
+            references: scenes.iter().map(|scene| scene.render(SIDE)).collect(),
+            captions: scenes.iter().map(SubjectScene::caption).collect(),
         }
     }
 }
@@ -96,13 +98,13 @@ pub(crate) fn compare(
     before: &mut Pipeline,
     after: &mut Pipeline,
     clip: &ClipModel,
-    subject: &Subject,
+    held_out: &HeldOut,
     args: &DemoArgs,
 ) -> Result<Comparison> {
-    let bar = progress::bar((2 * subject.references.len()) as u64, "evaluating", args.json);
+    let bar = progress::bar((2 * held_out.references.len()) as u64, "evaluating", args.json);
     let (before, after) = {
         let _threads = ThreadLimit::shared_by(2);
-        let draw = |pipeline: &mut Pipeline| draw(pipeline, subject, args, || bar.inc(1));
+        let draw = |pipeline: &mut Pipeline| draw(pipeline, held_out, args, || bar.inc(1));
         thread::scope(|scope| {
             let before = scope.spawn(|| draw(before)); // a model may move to another thread, but not be seen by two
             let after = draw(after);
@@ -110,9 +112,9 @@ pub(crate) fn compare(
         })
     };
     bar.finish_and_clear();
-    let (before, after) = (score(clip, subject, &before?)?, score(clip, subject, &after?)?);
+    let (before, after) = (score(clip, held_out, &before?)?, score(clip, held_out, &after?)?);
     Ok(Comparison {
-        num_references: subject.references.len(),
+        num_references: held_out.references.len(),
         num_pictures: args.extent().num_pictures,
         clip_i: Measure::new(&before.0, &after.0)?,
         subject_color: Measure::new(&before.1, &after.1)?,
@@ -120,7 +122,7 @@ pub(crate) fn compare(
 }
 
 /// Pictures of every reference.
-fn draw(pipeline: &mut Pipeline, subject: &Subject, args: &DemoArgs, drawn: impl Fn()) -> Result<Vec<Vec<RgbImage>>> {
+fn draw(pipeline: &mut Pipeline, held_out: &HeldOut, args: &DemoArgs, drawn: impl Fn()) -> Result<Vec<Vec<RgbImage>>> {
     let Extent { num_pictures: num_images, num_steps, .. } = args.extent();
     let draw_one = |(reference, seed): (&RgbImage, u64)| {
         let request = GenerateRequest { seed, num_images, num_steps, ..GenerateRequest::default() };
@@ -128,17 +130,17 @@ fn draw(pipeline: &mut Pipeline, subject: &Subject, args: &DemoArgs, drawn: impl
         drawn();
         Ok(generated.map_err(|error| interrupt::told(error, "the trained adapter is kept"))?.pictures)
     };
-    subject.references.iter().zip(args.seed + 1..).map(draw_one).collect()
+    held_out.references.iter().zip(args.seed + 1..).map(draw_one).collect()
 }
 
 /// CLIP-I and share of pictures with the subject's colours, each the mean over the pictures of a reference.
-fn score(clip: &ClipModel, subject: &Subject, drawn: &[Vec<RgbImage>]) -> Result<(Vec<f64>, Vec<f64>)> {
+fn score(clip: &ClipModel, held_out: &HeldOut, drawn: &[Vec<RgbImage>]) -> Result<(Vec<f64>, Vec<f64>)> {
     let score_one = |(reference, pictures): (&RgbImage, &Vec<RgbImage>)| {
         let references = vec![reference.clone(); pictures.len()];
         let cosines = scores::image_cosines(clip, pictures, &references)?;
-        let found = pictures.iter().filter(|picture| mascot::has_subject_color(picture)).count();
+        let found = pictures.iter().filter(|picture| held_out.subject.has_color(picture)).count();
         let num = pictures.len() as f64;
         Ok((cosines.iter().sum::<f64>() / num, found as f64 / num))
     };
-    subject.references.iter().zip(drawn).map(score_one).collect()
+    held_out.references.iter().zip(drawn).map(score_one).collect()
 }

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, ValueHint, value_parser};
+use clap::{Args, ValueEnum, ValueHint, value_parser};
 use ipa_clip::ClipModel;
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::write_atomically;
 use ipa_metrics::CaseScore;
+use ipa_pocket::Subject;
 use ipa_sample::{GenerateRequest, Pipeline};
 use ipa_train::{Dataset, FrozenModels, TrainConfig, TrainError, Trainer};
 use serde::Serialize;
@@ -25,7 +26,7 @@ use crate::check::{Case, Checked, NUM_CASES, SCALE, check, test_name};
 use crate::interrupt::Interrupted;
 use crate::model::{self, ModelSource, POCKET};
 use crate::{interrupt, output, progress, scores};
-use evaluation::{Comparison, Subject};
+use evaluation::{Comparison, HeldOut};
 use machine::Machine;
 
 /// The trained adapter, in the output folder.
@@ -35,13 +36,16 @@ const MAX_SEED: u64 = 1 << 32;
 
 /// Train on five pictures, score, draw, and write a report: everything at once, on the pocket model
 ///
-/// The pictures show a pip, which the base model has never seen. Takes minutes on two processor cores.
+/// The pictures show a subject that the base model has never seen. Takes minutes on two processor cores.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  ipa demo --output out/demo")]
+#[command(after_help = "Examples:\n  ipa demo --output out/demo\n  ipa demo --subject fin --output out/fin")]
 pub(crate) struct DemoArgs {
     /// Folder for the adapter, the pictures and the report
     #[arg(long, value_name = "DIR", default_value = "out/demo", value_hint = ValueHint::DirPath)]
     output: PathBuf,
+    /// What the pictures show
+    #[arg(long, value_enum, default_value = "pip")]
+    subject: DemoSubject,
     /// Seed of training and noise
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u64).range(..=MAX_SEED))]
     seed: u64,
@@ -53,6 +57,23 @@ pub(crate) struct DemoArgs {
     /// The same in seconds, for tests; what it measures means nothing
     #[arg(long, hide = true)]
     short: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DemoSubject {
+    /// The mascot: round, teal, with two ears and three white spots
+    Pip,
+    /// A magenta fish with a white eye and a white gill
+    Fin,
+}
+
+impl From<DemoSubject> for Subject {
+    fn from(subject: DemoSubject) -> Self {
+        match subject {
+            DemoSubject::Pip => Self::Pip,
+            DemoSubject::Fin => Self::Fin,
+        }
+    }
 }
 
 /// How much is drawn and measured.
@@ -85,6 +106,7 @@ impl DemoArgs {
 pub(crate) struct DemoReport {
     /// The file beside it.
     adapter: &'static str,
+    subject: Subject,
     settings: TrainConfig,
     losses: Vec<f64>,
     comparison: Comparison,
@@ -119,19 +141,20 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let source = model::bundled()?;
     let started = Instant::now();
 
-    let data = pictures::write_dataset(&args.output.join("pictures"))?;
+    let subject = Subject::from(args.subject);
+    let data = pictures::write_dataset(subject, &args.output.join("pictures"))?;
     let (losses, settings) = train(args, &source, &data, training_options)?;
     let training = started.elapsed();
 
     let clip = scores::clip_model(None, &source, options)?;
     let mut before = pipeline(&source, &base_adapter(&source)?, options)?;
     let mut after = pipeline(&source, &args.output.join(ADAPTER), options)?;
-    let subject = Subject::held_out(args.extent().num_references);
-    let comparison = evaluation::compare(&mut before, &mut after, &clip, &subject, args)?;
+    let held_out = HeldOut::new(subject, args.extent().num_references);
+    let comparison = evaluation::compare(&mut before, &mut after, &clip, &held_out, args)?;
     let evaluation = started.elapsed();
 
-    let checks = checks(&after, &clip, &subject, args)?;
-    let grid = pictures::grid(&before, &after, &subject, args)?;
+    let checks = checks(&after, &clip, &held_out, args)?;
+    let grid = pictures::grid(&before, &after, &held_out, args)?;
     let total = started.elapsed();
 
     let seconds = Seconds {
@@ -142,6 +165,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     };
     let report = DemoReport {
         adapter: ADAPTER,
+        subject,
         settings,
         losses,
         comparison,
@@ -205,13 +229,13 @@ fn pipeline(source: &ModelSource, adapter: &Path, options: (Device, Kind)) -> Re
 }
 
 /// Three held-out pictures with their captions.
-fn checks(pipeline: &Pipeline, clip: &ClipModel, subject: &Subject, args: &DemoArgs) -> Result<Vec<Checked>> {
+fn checks(pipeline: &Pipeline, clip: &ClipModel, held_out: &HeldOut, args: &DemoArgs) -> Result<Vec<Checked>> {
     let case = |(index, (reference, caption)): (usize, (&image::RgbImage, &String))| Case {
         name: test_name(index),
         reference: reference.clone(),
         prompt: caption.clone(),
     };
-    let pairs = subject.references.iter().zip(&subject.captions);
+    let pairs = held_out.references.iter().zip(&held_out.captions);
     let cases: Vec<Case> = pairs.take(NUM_CASES).enumerate().map(case).collect();
     let num_steps = args.extent().num_check_steps;
     let request = GenerateRequest { scale: SCALE, seed: args.seed, num_steps, ..GenerateRequest::default() };

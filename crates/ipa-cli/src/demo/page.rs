@@ -1,7 +1,7 @@
 //! The demo's report.
 
 use ipa_metrics::{Column, Interval, Picture, Report, ScoredPicture, Series, encode_png};
-use ipa_pocket::mascot;
+use ipa_pocket::{Subject, SubjectScene};
 
 use super::evaluation::Measure;
 use super::pictures::{COLUMNS, Grid, SIDE, Shown};
@@ -11,12 +11,13 @@ use crate::check::{Checked, SCALE};
 /// The page that one looks at.
 pub(crate) fn html(report: &DemoReport, checks: &[Checked], grid: &Grid) -> String {
     let mut page = Report::new("An image-prompt adapter from five pictures", "Pocket model, classic adapter");
+    let subject = report.subject.word();
     page.paragraph(&format!(
-        "The base model has never seen a pip. Before: the pocket model's own adapter. After: the same, trained for {} \
-         steps on the five pictures below. All pictures after them are drawn from pips that were not trained on.",
+        "The base model has never seen a {subject}. Before: the pocket model's own adapter. After: the same, trained for \
+         {} steps on the five pictures below. All pictures after them are drawn from {subject}s that were not trained on.",
         report.losses.len()
     ));
-    page.pictures("Trained on", &training_pictures());
+    page.pictures("Trained on", &training_pictures(report.subject));
     strengths(&mut page, grid);
     measures(&mut page, report);
     checked(&mut page, checks);
@@ -25,9 +26,9 @@ pub(crate) fn html(report: &DemoReport, checks: &[Checked], grid: &Grid) -> Stri
     page.to_html()
 }
 
-fn training_pictures() -> Vec<Picture> {
-    let picture = |scene| Picture { label: mascot::caption(scene), png: encode_png(&mascot::render(scene, SIDE)) };
-    mascot::training().iter().map(picture).collect()
+fn training_pictures(subject: Subject) -> Vec<Picture> {
+    let picture = |scene: SubjectScene| Picture { label: scene.caption(), png: encode_png(&scene.render(SIDE)) };
+    subject.training().into_iter().map(picture).collect()
 }
 
 fn strengths(page: &mut Report, grid: &Grid) {
@@ -125,7 +126,7 @@ fn try_next(page: &mut Report, report: &DemoReport, checks: &[Checked]) {
     page.section("Try it");
     page.file(report.adapter, "the trained adapter, in the published layout");
     page.paragraph("In the folder of this page:");
-    let prompt = checks.first().map_or("a pip", |checked| checked.case.prompt.as_str());
+    let prompt = checks.first().map_or(report.subject.word(), |checked| checked.case.prompt.as_str());
     page.command(&format!(
         "ipa generate --model pocket --adapter {} \\\n  \
          --image pictures/held-out-1.png --prompt \"{prompt}\" --scale {SCALE} \\\n  --output mine.png",
@@ -161,6 +162,7 @@ mod tests {
         let (name, prompt) = (case.name.clone(), case.prompt.clone());
         let report = DemoReport {
             adapter: ADAPTER,
+            subject: Subject::Pip,
             settings: TrainConfig::mini(64),
             losses: vec![0.3, 0.2, 0.1],
             comparison: Comparison {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use image::RgbImage;
 use ipa_formats::write_atomically;
-use ipa_pocket::mascot;
+use ipa_pocket::Subject;
 use ipa_sample::{GenerateRequest, PictureFormat, Pipeline, write_picture};
 use ipa_train::Row;
 
 use super::DemoArgs;
-use super::evaluation::Subject;
+use super::evaluation::HeldOut;
 use crate::{interrupt, output, progress};
 
 /// Side of the drawn pictures in pixels, the pocket model's own.
@@ -52,13 +52,13 @@ impl Shown {
 ///
 /// # Errors
 /// If a file cannot be written.
-pub(crate) fn write_dataset(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn write_dataset(subject: Subject, folder: &Path) -> Result<PathBuf> {
     output::create_folder(folder)?;
     let mut rows = Vec::new();
-    for (index, scene) in mascot::training().iter().enumerate() {
-        let image_file = format!("pip-{}.png", index + 1);
-        output::write_picture(&folder.join(&image_file), &mascot::render(scene, SIDE))?;
-        rows.push(Row { image_file, text: mascot::caption(scene) });
+    for (index, scene) in subject.training().iter().enumerate() {
+        let image_file = format!("{}-{}.png", subject.word(), index + 1);
+        output::write_picture(&folder.join(&image_file), &scene.render(SIDE))?;
+        rows.push(Row { image_file, text: scene.caption() });
     }
     let (path, text) = (folder.join("data.json"), format!("{:#}\n", serde_json::to_value(rows)?));
     write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
@@ -77,8 +77,8 @@ pub(crate) struct Grid {
 ///
 /// # Errors
 /// If drawing fails.
-pub(crate) fn grid(before: &Pipeline, after: &Pipeline, subject: &Subject, args: &DemoArgs) -> Result<Grid> {
-    let references: Vec<RgbImage> = subject.references.iter().take(MAX_ROWS).cloned().collect();
+pub(crate) fn grid(before: &Pipeline, after: &Pipeline, held_out: &HeldOut, args: &DemoArgs) -> Result<Grid> {
+    let references: Vec<RgbImage> = held_out.references.iter().take(MAX_ROWS).cloned().collect();
     let bar = progress::bar((references.len() * COLUMNS.len()) as u64, "drawing", args.json);
     let draw = |reference: &RgbImage, column: Shown| -> Result<RgbImage> {
         let pipeline = if matches!(column, Shown::After(_)) { after } else { before };

@@ -16,6 +16,7 @@ use super::kept::kept;
 use super::unet::loss_weights;
 use super::{Recipe, Stage, halves};
 use crate::Batch;
+use crate::gradients::Gradients;
 use crate::objective::weighted_loss;
 
 /// Share of captions that are empty: image prompts are often used alone, and what captions say is not learned from images.
@@ -92,12 +93,11 @@ pub fn train(
     let learn = |stage: &mut Stage, (mut batch, ids): (Batch, Tensor)| {
         batch.text_embeds = tch::no_grad(|| materials.text.forward(&ids).last_hidden_state);
         match &mut twin {
-            Some(twin) => {
+            Some((twin, gradients)) => {
                 let [near, far] = halves_of(&batch);
-                let variables = twin.adapter.variables();
                 let near = || weighted.loss(&unet.model, &adapter, &near);
                 // Models may move to another thread, but not be seen by two.
-                stage.learn_halves(&variables, near, move || twin.weighted.loss(&twin.unet, &twin.adapter, &far));
+                stage.learn_halves(gradients, near, move || twin.weighted.loss(&twin.unet, &twin.adapter, &far));
             }
             None => stage.learn(&weighted.loss(&unet.model, &adapter, &batch)),
         }
@@ -133,13 +133,13 @@ struct Twin {
 }
 
 impl Twin {
-    fn new(unet: &Component<UnetConfig, Unet>, adapter: &IpAdapter, scheduler: &SchedulerConfig) -> Self {
+    fn new(unet: &Component<UnetConfig, Unet>, adapter: &IpAdapter, scheduler: &SchedulerConfig) -> (Self, Gradients) {
         let vs = VarStore::new(Device::Cpu);
         let unet_twin = Unet::new(&vs.root(), &unet.config);
-        halves::share(&unet.vs.variables(), &vs.variables());
+        let _frozen = halves::share(&unet.vs.variables(), vs.variables());
         let twin = IpAdapter::new(adapter.config(), (Device::Cpu, Kind::Float));
-        halves::share(&adapter.variables(), &twin.variables());
-        Self { unet: unet_twin, adapter: twin, weighted: Weighted::new(scheduler) }
+        let gradients = halves::share(&adapter.variables(), twin.variables());
+        (Self { unet: unet_twin, adapter: twin, weighted: Weighted::new(scheduler) }, gradients)
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use ipa_clip::{
-    Activation, ClipTokenizer, ImageProcessor, TextConfig, TextTower, VisionConfig, VisionTower,
-};
+use ipa_clip::{Activation, ClipTokenizer, ImageProcessor, TextConfig, TextTower, VisionConfig, VisionTower};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{Kind, Tensor, nn::VarStore};
 use ipa_core::{WeightsError, layers};

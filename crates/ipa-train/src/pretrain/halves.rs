@@ -3,23 +3,27 @@
 //! Small models spend most of a step in operations too short to share among threads: measured on two cores, halves on
 //! two threads learn from half as many samples again a second as one batch on libtorch's threads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::thread;
 
-use ipa_core::tch::{self, Tensor};
+use ipa_core::tch::Tensor;
 
-/// Makes the variables of a model share the memory of another's of the same kind; gradients stay its own.
+use crate::gradients::Gradients;
+
+/// Makes the variables of a model share the memory of another's of the same kind; gradients stay its own, and are given in
+/// the order of the names.
 ///
 /// # Panics
 /// If the models differ.
-pub(super) fn share(original: &HashMap<String, Tensor>, twin: &HashMap<String, Tensor>) {
+pub(super) fn share(original: &HashMap<String, Tensor>, twin: HashMap<String, Tensor>) -> Gradients {
     assert_eq!(original.len(), twin.len(), "twins have the same variables");
-    for (name, variable) in twin {
-        let mut variable = variable.shallow_clone();
-        let original = &original[name];
+    let twin: BTreeMap<String, Tensor> = twin.into_iter().collect();
+    let share = |(name, mut variable): (String, Tensor)| {
+        let original = &original[&name];
         variable.set_data(&original.detach());
-        let _ = variable.set_requires_grad(original.requires_grad());
-    }
+        variable.set_requires_grad(original.requires_grad())
+    };
+    Gradients::new(twin.into_iter().map(share).collect())
 }
 
 /// Both losses and their gradients, at once; gives the mean loss.
@@ -34,14 +38,4 @@ pub(super) fn backward(near: impl FnOnce() -> Tensor, far: impl FnOnce() -> Tens
         let near = learn(near);
         near + far.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
-}
-
-/// Adds the twin's gradients to the model's and clears them.
-pub(super) fn gather(variables: &[(String, Tensor)], twin: &HashMap<String, Tensor>) {
-    let _no_grad = tch::no_grad_guard();
-    for (name, variable) in variables {
-        let mut other = twin[name].shallow_clone();
-        let _ = variable.grad().g_add_(&other.grad());
-        other.zero_grad();
-    }
 }

@@ -35,10 +35,10 @@ impl Recipe {
             seed: 0,
             size: 64,
             device: Device::Cpu,
-            vae: stage(16, 6000, 1e-3),
-            clip: stage(128, 4000, 1e-3),
-            unet: stage(64, 12_000, 8e-4),
-            adapter: stage(64, 4000, 1e-3),
+            vae: stage(16, 3500, 1e-3),
+            clip: stage(128, 2600, 1e-3),
+            unet: stage(256, 3600, 1.2e-3),
+            adapter: stage(128, 1500, 1e-3),
             num_scenes: 40_000,
             num_scored: 500,
         }
@@ -48,25 +48,32 @@ impl Recipe {
     pub fn continued() -> Self {
         let full = Self::full();
         let vae = StageConfig { steps: 1500, learning_rate: 4e-4, ..full.vae };
-        let unet = StageConfig { steps: 1200, learning_rate: 4e-4, ..full.unet };
-        Self { vae, unet, ..full }
+        let unet = StageConfig { batch: 32, steps: 1200, learning_rate: 4e-4, ..full.unet };
+        let adapter = StageConfig { batch: 32, ..full.adapter };
+        Self { vae, unet, adapter, ..full }
     }
 
     /// The same with another number of steps in every stage.
     pub fn with_steps(self, steps: u64) -> Self {
         let stage = |stage: StageConfig| StageConfig { steps, ..stage };
-        Self { vae: stage(self.vae), clip: stage(self.clip), unet: stage(self.unet), adapter: stage(self.adapter), ..self }
+        Self {
+            vae: stage(self.vae),
+            clip: stage(self.clip),
+            unet: stage(self.unet),
+            adapter: stage(self.adapter),
+            ..self
+        }
     }
 
     /// A few steps of everything, to see that the command works.
     pub fn short() -> Self {
         let full = Self::full();
-        let stage = |stage: StageConfig, steps| StageConfig { batch: 4, steps, warmup: 2, ..stage };
+        let stage = |stage: StageConfig| StageConfig { batch: 8, steps: 30, warmup: 2, ..stage };
         Self {
-            vae: stage(full.vae, 6),
-            clip: stage(full.clip, 6),
-            unet: stage(full.unet, 6),
-            adapter: stage(full.adapter, 6),
+            vae: stage(full.vae),
+            clip: stage(full.clip),
+            unet: stage(full.unet),
+            adapter: stage(full.adapter),
             num_scenes: 64,
             num_scored: 2,
             ..full

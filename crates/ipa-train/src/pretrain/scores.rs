@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use image::{RgbImage, imageops};
-use ipa_clip::ClipModel;
+use ipa_clip::{ClipModel, TokenizerError};
 use ipa_core::ThreadLimit;
 use ipa_core::tch::{Device, Kind, Tensor};
-use ipa_metrics::{Interval, MetricsError, bootstrap_mean, paired_difference, proportion};
-use ipa_pocket::{Scene, Split, judge, judged_caption, render};
+use ipa_metrics::{Interval, MetricsError, bootstrap_mean, paired_difference, proportion, retrieved};
+use ipa_pocket::{Scene, Split, full_caption, judge, judged_caption, render};
 use ipa_sample::{GenerateRequest, Pipeline, PipelineError};
 use ndarray::Array2;
 use serde::Serialize;
@@ -27,6 +27,9 @@ pub enum ScoresError {
     /// Drawing failed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// A caption is not text for the scoring CLIP.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// The embeddings are no directions.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -56,6 +59,8 @@ pub struct Scores {
     pub image: Judged,
     /// Drawn from nothing, λ = 0.
     pub nothing: Judged,
+    /// Share of the scenes, rendered, whose full caption is found among those of a hundred by the scoring CLIP.
+    pub retrieval: Interval,
     /// CLIP-I at λ = 1.
     pub clip_i: Interval,
     /// CLIP-I at λ = 1 less that at λ = 0, paired.
@@ -111,11 +116,23 @@ pub fn score(
         text: judged(&text, &scenes)?,
         image: judged(&image, &scenes)?,
         nothing: judged(&nothing, &scenes)?,
+        retrieval: retrieval(clip, &scenes, &references)?,
         clip_i: bootstrap_mean(&own, RESAMPLING_SEED)?,
         clip_i_above_nothing: paired_difference(&none, &own, RESAMPLING_SEED)?,
         clip_i_above_shuffled: paired_difference(&other, &own, RESAMPLING_SEED)?,
     };
     Ok(Scored { scores, sheet: sheet(&[&references, &image, &text], recipe.size) })
+}
+
+fn retrieval(clip: &ClipModel, scenes: &[Scene], references: &[RgbImage]) -> Result<Interval, ScoresError> {
+    const AMONG: usize = 100;
+    let mut found = Vec::new();
+    for (scenes, references) in scenes.chunks(AMONG).zip(references.chunks(AMONG)) {
+        let captions: Vec<String> = scenes.iter().map(full_caption).collect();
+        let texts = clip.text_embeds(&captions.iter().map(String::as_str).collect::<Vec<_>>())?;
+        found.extend(retrieved(to_array(&clip.image_embeds(references)).view(), to_array(&texts).view())?);
+    }
+    Ok(proportion(found.iter().filter(|&&found| found).count(), found.len())?)
 }
 
 /// Seed, scene, and the scene as a picture.

@@ -10,6 +10,7 @@ use ipa_core::tch::{self, Tensor};
 use ipa_core::{Checkpoint, WeightsError, save_tensors};
 
 use super::halves;
+use crate::gradients::Gradients;
 use crate::{AdamW, AdamWConfig, Ema};
 
 const MAX_GRADIENT_NORM: f64 = 1.0;
@@ -88,25 +89,33 @@ impl Stage {
     pub fn run<B: Send>(
         &mut self,
         make: impl Fn(u64) -> B + Send,
+        learn: impl FnMut(&mut Self, B),
+        progress: impl FnMut(&Self),
+    ) -> Result<(), WeightsError> {
+        self.run_until(self.config.steps, make, learn, progress)?;
+        self.use_average();
+        Ok(())
+    }
+
+    fn run_until<B: Send>(
+        &mut self,
+        end: u64,
+        make: impl Fn(u64) -> B + Send,
         mut learn: impl FnMut(&mut Self, B),
         mut progress: impl FnMut(&Self),
     ) -> Result<(), WeightsError> {
-        let steps = self.optimizer.steps()..self.config.steps;
+        let mut steps = self.optimizer.steps()..end;
         thread::scope(|scope| {
             let (sender, batches) = mpsc::sync_channel(NUM_AHEAD);
-            scope.spawn(move || {
-                // Nobody listens any more once a step has failed.
-                let _ = steps.into_iter().try_for_each(|step| sender.send(make(step)));
-            });
+            // Nobody listens any more once a step has failed.
+            scope.spawn(move || steps.try_for_each(|step| sender.send(make(step)).ok()));
             for batch in batches {
                 learn(self, batch);
                 self.save_if_due()?;
                 progress(self);
             }
-            Ok::<(), WeightsError>(())
-        })?;
-        self.use_average();
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Saves at the stage's end, and a minute after the last time.
@@ -136,14 +145,15 @@ impl Stage {
     }
 
     /// Learns from the losses of a batch's halves, `far` that of the twin whose variables share this model's memory.
-    pub fn learn_halves(
+    pub(super) fn learn_halves(
         &mut self,
-        twin: &HashMap<String, Tensor>,
+        twin: &mut Gradients,
         near: impl FnOnce() -> Tensor,
         far: impl FnOnce() -> Tensor + Send,
     ) {
         let loss = halves::backward(near, far);
-        halves::gather(&self.variables, twin);
+        let _ = tch::no_grad(|| self.optimizer.gradient().g_add_(twin.collect()));
+        twin.clear();
         self.take_step(loss);
     }
 
@@ -197,11 +207,12 @@ mod tests {
     fn train(folder: &Path, end: u64) -> (Tensor, Tensor) {
         let weight = Draws::seeded(0).normal(&[3]);
         let mut stage = Stage::resume(folder, HashMap::from([("weight".to_owned(), weight)]), CONFIG).expect("a state");
-        while let Some(step) = stage.next_step().filter(|&step| step < end) {
-            let inputs = Draws::counted(1, "inputs", step).normal(&[CONFIG.batch as i64, 3]);
+        let make = |step| Draws::counted(1, "inputs", step).normal(&[CONFIG.batch as i64, 3]);
+        let learn = |stage: &mut Stage, inputs: Tensor| {
             let outputs = inputs.matmul(&stage.variables[0].1);
             stage.learn(&(outputs - inputs.sum_dim_intlist(-1, false, Kind::Float)).square().mean(Kind::Float));
-        }
+        };
+        stage.run_until(end, make, learn, |_| {}).expect("a writable folder");
         stage.save().expect("a writable folder");
         let last = stage.variables[0].1.detach().copy();
         stage.use_average();

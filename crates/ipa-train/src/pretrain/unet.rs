@@ -16,6 +16,7 @@ use super::captions::Captions;
 use super::kept::kept;
 use super::vae::pixels_at;
 use super::{Recipe, Stage, halves, initialize};
+use crate::gradients::Gradients;
 
 /// Share of captions left empty, for guidance.
 pub const TEXT_DROP_RATE: f64 = 0.1;
@@ -94,11 +95,10 @@ pub fn train(
     let mut twin = (recipe.device == Device::Cpu).then(|| Twin::new(&variables(), &config, &text.config));
     let learn = |stage: &mut Stage, sample: Sample| match &mut twin {
         Some(twin) => {
-            let [near, far] = sample.halves();
-            let variables = twin.vs.variables();
+            let ([near, far], Twin { gradients, unet: twin, text: twin_text }) = (sample.halves(), twin);
             let near = || near.loss(&unet, &text.model);
             // Models may move to another thread, but not be seen by two.
-            stage.learn_halves(&variables, near, move || far.loss(&twin.unet, &twin.text));
+            stage.learn_halves(gradients, near, move || far.loss(twin, twin_text));
         }
         None => stage.learn(&sample.on(recipe.device).loss(&unet, &text.model)),
     };
@@ -109,17 +109,16 @@ pub fn train(
 
 /// What the second half of a batch learns with on the CPU.
 struct Twin {
-    vs: VarStore,
     unet: Unet,
     text: TextTower,
+    gradients: Gradients,
 }
 
 impl Twin {
     fn new(original: &HashMap<String, Tensor>, unet: &UnetConfig, text: &TextConfig) -> Self {
         let vs = VarStore::new(Device::Cpu);
         let (unet, text) = (Unet::new(&vs.root(), unet), TextTower::new(&(vs.root() / TEXT), text));
-        halves::share(original, &vs.variables());
-        Self { vs, unet, text }
+        Self { unet, text, gradients: halves::share(original, vs.variables()) }
     }
 }
 
