@@ -56,7 +56,13 @@ fn draw(drawing: &mut String, curves: &[Curve]) -> Result<(), Box<dyn std::error
         .x_label_area_size(40)
         .y_label_area_size(70)
         .build_cartesian_2d(0.0..last, (low * 0.8..high * 1.2).log_scale())?;
-    chart.configure_mesh().disable_x_mesh().x_desc("step").y_desc("loss").draw()?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .x_desc("step")
+        .y_desc("loss")
+        .draw()?;
     for (label, color, points) in curves {
         let line = LineSeries::new(points.iter().copied(), color.stroke_width(2));
         let sample = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2));
