@@ -118,7 +118,10 @@ fn a_guided_prompt_is_the_unconditional_one_before_the_conditional_one() {
     let unconditional = attend(tiny.adapter.prompt(&tiny.image_embeds().zeros_like(), 0.7).unwrap(), query);
     let conditional = attend(tiny.prompt(0.7), query);
     let doubled = Tensor::cat(&[query, query], 0);
-    let guided = attend(tiny.adapter.guided_prompt(tiny.image_embeds(), 0.7).unwrap(), &doubled);
+    let guided = attend(
+        tiny.adapter.guided_prompt(tiny.image_embeds(), &tiny.image_embeds().zeros_like(), 0.7).unwrap(),
+        &doubled,
+    );
     assert_close(&guided, &Tensor::cat(&[unconditional, conditional], 0), TOLERANCE);
 }
 
@@ -248,15 +251,15 @@ fn an_adapter_without_one_of_its_layers_is_refused_with_the_missing_tensor() {
 
 #[test]
 fn an_adapter_of_another_kind_is_refused_by_kind() {
-    let resampler = [("latents", vec![1, 4, 32]), ("proj_in.weight", vec![32, 24]), ("norm_out.weight", vec![32])];
+    let portrait = [("proj.0.weight", vec![64, 16]), ("proj.2.weight", vec![128, 64]), ("norm.weight", vec![32])];
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("plus.safetensors");
+    let path = folder.path().join("portrait.safetensors");
     let layers = Fixture::read(&tiny_sd("ip_adapter.safetensors")).into_iter();
     let layers = layers.filter(|(name, _)| name.starts_with("ip_adapter."));
     let zeros = |(name, shape): (&str, Vec<i64>)| (format!("image_proj.{name}"), Tensor::zeros(shape, (F32.1, F32.0)));
-    save_tensors(&path, layers.chain(resampler.into_iter().map(zeros)), None).unwrap();
+    save_tensors(&path, layers.chain(portrait.into_iter().map(zeros)), None).unwrap();
 
     let error = load(&path, Tiny::load().unet.config()).unwrap_err();
     assert!(matches!(error, AdapterError::Kind { .. }), "{error:?}");
-    assert!(error.to_string().contains("is a Plus adapter; only the classic kind"), "{error}");
+    assert!(error.to_string().contains("is a Portrait adapter; of the published kinds, base, light, plus"), "{error}");
 }

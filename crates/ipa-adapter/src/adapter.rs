@@ -7,27 +7,26 @@ use ipa_core::layers::{Linear, linear_no_bias};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, WeightsError, save_variables, split_heads};
-use ipa_formats::{AdapterInfo, AdapterKind, Weights, published_number};
+use ipa_formats::{AdapterInfo, Weights, published_number};
 use ipa_unet::UnetConfig;
 use serde_json::Value;
 
-use crate::{AdapterError, ImageProjection, ImagePrompt};
+use crate::projection::{ImageFeatures, Projection, ProjectionConfig};
+use crate::{AdapterError, ImagePrompt};
 
-/// Sizes of the classic adapter.
+/// Kind and sizes of an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
-    /// Width of the image embeddings: 1024 for the published SD1.5 adapters.
-    pub embed_dim: i64,
-    /// Tokens an image becomes.
-    pub num_tokens: i64,
+    /// What makes tokens of a picture.
+    pub projection: ProjectionConfig,
     /// The UNet it belongs to.
     pub unet: UnetConfig,
 }
 
 impl AdapterConfig {
-    /// The published size: four tokens an image.
+    /// The base adapter: four tokens from one embedding.
     pub fn classic(embed_dim: i64, unet: &UnetConfig) -> Self {
-        Self { embed_dim, num_tokens: 4, unet: unet.clone() }
+        Self { projection: ProjectionConfig::Classic { embed_dim, num_tokens: 4 }, unet: unet.clone() }
     }
 }
 
@@ -44,7 +43,7 @@ struct DecoupledSite {
 pub struct IpAdapter {
     config: AdapterConfig,
     vs: VarStore,
-    image_proj: ImageProjection,
+    image_proj: Projection,
     sites: Vec<DecoupledSite>, // in execution order
 }
 
@@ -62,7 +61,7 @@ impl IpAdapter {
                 heads: site.heads,
             }
         };
-        let image_proj = ImageProjection::new(&(vs.root() / "image_proj"), config.embed_dim, config.num_tokens, width);
+        let image_proj = Projection::new(&(vs.root() / "image_proj"), &config.projection, width);
         let sites = config.unet.sites().into_iter().enumerate().map(decoupled).collect();
         Self { config: config.clone(), vs, image_proj, sites }
     }
@@ -76,24 +75,21 @@ impl IpAdapter {
         let weights = Weights::open(path).map_err(WeightsError::from)?;
         let info = ipa_formats::recognise_adapter(&weights.tensors())
             .map_err(|source| AdapterError::NotAnAdapter { path: path.into(), source })?;
+        let unknown = || AdapterError::Kind { path: path.into(), kind: format!("{:?}", info.kind) };
+        let projection = ProjectionConfig::of(&info).ok_or_else(unknown)?;
         check_base(path, &info, unet)?;
-        let config = AdapterConfig {
-            embed_dim: info.image_embed_dim.unwrap_or_default() as i64,
-            num_tokens: info.num_tokens as i64,
-            unet: unet.clone(),
-        };
-        let adapter = Self::new(&config, options);
+        let adapter = Self::new(&AdapterConfig { projection, unet: unet.clone() }, options);
         Checkpoint::open(path)?.renamed(published_name).load_into(&adapter.vs)?;
         Ok(adapter)
     }
 
-    /// Fills a new adapter as the reference trainer does: every K', V' a copy of the layer's K, V; the projection
+    /// Fills a new classic adapter as the reference trainer does: every K', V' a copy of the layer's K, V; the projection
     /// uniform in `±1/√fan_in`.
     ///
     /// `unet` are the UNet's variables by name.
     ///
     /// # Panics
-    /// If they are not those of the configured UNet.
+    /// If they are not those of the configured UNet, or the adapter is of another kind.
     pub fn initialize(&self, unet: &HashMap<String, Tensor>, seed: u64) {
         let _no_grad = tch::no_grad_guard();
         let set = |name: &str, value: &Tensor| {
@@ -108,10 +104,13 @@ impl IpAdapter {
                 set(&format!("ip_adapter.{number}.{to}.weight"), weight);
             }
         }
-        let (width, bound) = (self.config.unet.cross_attention_dim, 1.0 / (self.config.embed_dim as f64).sqrt());
-        let outputs = self.config.num_tokens * width;
+        let ProjectionConfig::Classic { embed_dim, num_tokens } = self.config.projection else {
+            panic!("only classic adapters are begun from nothing");
+        };
+        let (width, bound) = (self.config.unet.cross_attention_dim, 1.0 / (embed_dim as f64).sqrt());
+        let outputs = num_tokens * width;
         let mut draws = Draws::counted(seed, "image_proj", 0);
-        for (name, shape) in [("weight", vec![outputs, self.config.embed_dim]), ("bias", vec![outputs])] {
+        for (name, shape) in [("weight", vec![outputs, embed_dim]), ("bias", vec![outputs])] {
             set(&format!("image_proj.proj.{name}"), &((draws.uniform(&shape) * 2.0 - 1.0) * bound));
         }
         set("image_proj.norm.weight", &Tensor::ones([width], (Kind::Float, Device::Cpu)));
@@ -136,47 +135,81 @@ impl IpAdapter {
         self.vs.variables()
     }
 
-    /// Image embeddings as prompt tokens.
+    /// What of a picture it reads.
+    pub fn features(&self) -> ImageFeatures {
+        self.config.projection.features()
+    }
+
+    /// Image features as prompt tokens.
     ///
     /// # Shapes
-    /// - `image_embeds`: `[batch, embed_dim]`, or `[batch, images, embed_dim]` for several images in one prompt
+    /// - `features`: embeddings `[batch, width]` or penultimate features `[batch, patches, width]`, as
+    ///   [`IpAdapter::features`] says; with a dimension for the images after `batch` for several in one prompt
     /// - result: `[batch, images · num_tokens, cross_attention_dim]`
     ///
     /// # Errors
-    /// [`AdapterError::EmbedDim`] if `embed_dim` is not the one this adapter was trained for.
-    pub fn ip_tokens(&self, image_embeds: &Tensor) -> Result<Tensor, AdapterError> {
-        let (batch, found) = (image_embeds.size()[0], image_embeds.size()[image_embeds.dim() - 1]);
-        let expected = self.config.embed_dim;
-        if found != expected {
-            return Err(AdapterError::EmbedDim { found, expected });
-        }
-        let image_embeds = image_embeds.to_device(self.vs.device()).to_kind(self.vs.kind());
-        let tokens = self.image_proj.forward(&image_embeds.reshape([-1, expected]));
-        Ok(tokens.view([batch, -1, self.config.unet.cross_attention_dim]))
+    /// [`AdapterError::EmbedDim`] or [`AdapterError::FeatureWidth`] if `width` is not the one this adapter was trained for.
+    ///
+    /// # Panics
+    /// If `features` has too few dimensions.
+    pub fn ip_tokens(&self, features: &Tensor) -> Result<Tensor, AdapterError> {
+        let size = features.size();
+        self.check_width(size[size.len() - 1])?;
+        let each = match self.features() {
+            ImageFeatures::Embedding => &size[size.len() - 1..],
+            ImageFeatures::Penultimate => &size[size.len() - 2..],
+        };
+        let features = features.to_device(self.vs.device()).to_kind(self.vs.kind());
+        let tokens = self.image_proj.forward(&features.reshape([&[-1], each].concat()));
+        Ok(tokens.reshape([size[0], -1, self.config.unet.cross_attention_dim]))
     }
 
-    /// Projects CLIP image embeddings into prompt tokens and prepares every cross-attention layer.
+    /// Checks that an encoder's features are as wide as those this adapter was trained for.
+    ///
+    /// # Errors
+    /// [`AdapterError::EmbedDim`] or [`AdapterError::FeatureWidth`].
+    pub fn check_width(&self, found: i64) -> Result<(), AdapterError> {
+        let expected = self.config.projection.input();
+        match self.features() {
+            _ if found == expected => Ok(()),
+            ImageFeatures::Embedding => Err(AdapterError::EmbedDim { found, expected }),
+            ImageFeatures::Penultimate => Err(AdapterError::FeatureWidth { found, expected }),
+        }
+    }
+
+    /// Projects image features into prompt tokens and prepares every cross-attention layer.
     ///
     /// Decoupled cross-attention (arXiv:2308.06721 §3.2): `Attn(Q, K, V) + scale · Attn(Q, K', V')`.
     /// `scale` 0 gives the plain UNet, 1 the trained strength; values above 1 are allowed.
     ///
     /// # Shapes
-    /// - `image_embeds`: as for [`IpAdapter::ip_tokens`]; pooled and projected, not normalized
+    /// - `features`: as for [`IpAdapter::ip_tokens`]; embeddings are not normalized
     ///
     /// # Errors
-    /// [`AdapterError::EmbedDim`] if `embed_dim` is not the one this adapter was trained for.
-    pub fn prompt(&self, image_embeds: &Tensor, scale: f64) -> Result<ImagePrompt, AdapterError> {
-        Ok(self.prepare(&self.ip_tokens(image_embeds)?, scale))
+    /// As [`IpAdapter::ip_tokens`].
+    pub fn prompt(&self, features: &Tensor, scale: f64) -> Result<ImagePrompt, AdapterError> {
+        Ok(self.prepare(&self.ip_tokens(features)?, scale))
     }
 
     /// As [`IpAdapter::prompt`] for classifier-free guidance: batch `[unconditional; conditional]`.
     ///
-    /// The unconditional half sees zeros in place of the embeddings, through the same projection at the same scale.
+    /// The unconditional half sees `unconditional` in place of every image, through the same projection at the same scale. The
+    /// reference takes zeros in place of embeddings, and the features of a picture of zeros, after normalisation, in place of
+    /// penultimate features.
+    ///
+    /// # Shapes
+    /// - `unconditional`: as `features`, or sizes of one that stretch to it
     ///
     /// # Errors
     /// As [`IpAdapter::prompt`].
-    pub fn guided_prompt(&self, image_embeds: &Tensor, scale: f64) -> Result<ImagePrompt, AdapterError> {
-        self.prompt(&Tensor::cat(&[image_embeds.zeros_like(), image_embeds.shallow_clone()], 0), scale)
+    pub fn guided_prompt(
+        &self,
+        features: &Tensor,
+        unconditional: &Tensor,
+        scale: f64,
+    ) -> Result<ImagePrompt, AdapterError> {
+        let unconditional = unconditional.to_device(features.device()).to_kind(features.kind());
+        self.prompt(&Tensor::cat(&[unconditional.expand_as(features), features.shallow_clone()], 0), scale)
     }
 
     fn prepare(&self, ip_tokens: &Tensor, scale: f64) -> ImagePrompt {
@@ -189,9 +222,6 @@ impl IpAdapter {
 }
 
 fn check_base(path: &Path, info: &AdapterInfo, unet: &UnetConfig) -> Result<(), AdapterError> {
-    if info.kind != AdapterKind::Classic {
-        return Err(AdapterError::Kind { path: path.into(), kind: format!("{:?}", info.kind) });
-    }
     let describe =
         |layers: usize, width: usize| format!("{layers} cross-attention layers reading tokens of width {width}");
     let (layers, width) = (unet.sites().len(), unet.cross_attention_dim as usize);

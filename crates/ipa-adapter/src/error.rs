@@ -19,7 +19,9 @@ pub enum AdapterError {
         source: ipa_formats::AdapterError,
     },
     /// The file holds an adapter of a kind that is not built.
-    #[error("{path} is a {kind} adapter; only the classic kind (4 tokens from one image embedding) can be used")]
+    #[error(
+        "{path} is a {kind} adapter; of the published kinds, base, light, plus, plus-face and full-face can be used"
+    )]
     Kind {
         /// The file.
         path: PathBuf,
@@ -44,8 +46,27 @@ pub enum AdapterError {
         /// Width the adapter was trained with.
         expected: i64,
     },
+    /// The penultimate features come from another encoder.
+    #[error("the image encoder's features have width {found}, the adapter was trained with {expected}: {}", tower_of(*.expected))]
+    FeatureWidth {
+        /// Width of the features given.
+        found: i64,
+        /// Width the adapter was trained with.
+        expected: i64,
+    },
 }
 
+/// By the width before the last layer.
+fn tower_of(width: i64) -> &'static str {
+    match width {
+        1280 => encoder_of(1024),
+        1664 => encoder_of(1280),
+        1024 => encoder_of(768),
+        _ => encoder_of(width),
+    }
+}
+
+/// By the width of the embedding.
 fn encoder_of(width: i64) -> &'static str {
     match width {
         1024 => "it needs OpenCLIP ViT-H/14 (`models/image_encoder` beside the published adapters)",

@@ -1,6 +1,6 @@
 //! IP-Adapter (arXiv:2308.06721): image prompts for Stable Diffusion through decoupled cross-attention.
 //!
-//! An [`IpAdapter`] projects CLIP image embeddings into prompt tokens and prepares keys and values for every
+//! An [`IpAdapter`] projects what CLIP says of images into prompt tokens and prepares keys and values for every
 //! cross-attention layer; the [`ImagePrompt`] it gives is a hook that the UNet calls. Knows nothing of CLIP,
 //! samplers or files other than its own.
 //!
@@ -26,5 +26,7 @@ mod prompt;
 
 pub use adapter::{AdapterConfig, IpAdapter};
 pub use error::AdapterError;
-pub use projection::ImageProjection;
+pub use projection::{
+    FullFaceProjection, ImageFeatures, ImageProjection, ProjectionConfig, Resampler, ResamplerConfig,
+};
 pub use prompt::ImagePrompt;

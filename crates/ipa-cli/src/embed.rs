@@ -54,10 +54,11 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
     interrupt::stop_if_requested("nothing was written");
 
     let _no_grad = tch::no_grad_guard();
-    let image_embeds = encoder.image_embeds(&pictures);
+    adapter.check_width(encoder.width(adapter.features()))?;
+    let image_embeds = encoder.features(&pictures, adapter.features());
     let tensors = [
         ("ip_tokens", adapter.ip_tokens(&image_embeds)?),
-        ("uncond_ip_tokens", adapter.ip_tokens(&image_embeds.narrow(0, 0, 1).zeros_like())?),
+        ("uncond_ip_tokens", adapter.ip_tokens(&encoder.unconditional(adapter.features()))?),
         ("image_embeds", image_embeds),
     ];
     let sizes = tensors.each_ref().map(|(name, tensor)| (*name, tensor.size()));

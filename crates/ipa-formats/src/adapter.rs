@@ -14,6 +14,8 @@ use crate::TensorInfo;
 const PROJECTION: &str = "image_proj.";
 /// Prefixes of the attention tensors: the published one, and one that community files use.
 const ATTENTION: [&str; 2] = ["ip_adapter.", "adapter_modules."];
+/// Width of an attention head in every published resampler.
+const RESAMPLER_HEAD: usize = 64;
 /// Features per patch go in, one token each comes out: 16 × 16 patches and the class token.
 const FULL_FACE_TOKENS: usize = 257;
 
@@ -68,6 +70,22 @@ pub struct AdapterInfo {
     pub num_layers: usize,
     /// Whether it brings LoRA tensors for the attention layers.
     pub has_lora: bool,
+    /// Sizes inside of the resampler that makes its tokens, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resampler: Option<ResamplerSizes>,
+}
+
+/// Sizes of a resampler that an adapter does not show outside.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct ResamplerSizes {
+    /// Width of its latents.
+    pub width: usize,
+    /// Width of all attention heads together.
+    pub attention_width: usize,
+    /// Width inside the feed-forward layers.
+    pub feed_forward: usize,
+    /// Layers.
+    pub depth: usize,
 }
 
 /// Why a header does not describe a whole adapter of a known kind.
@@ -112,6 +130,7 @@ pub fn recognise_adapter(tensors: &BTreeMap<String, TensorInfo>) -> Result<Adapt
     let has_lora = header.attention.keys().any(|name| name.contains("_lora."));
     let Projection { kind, image_embed_dim, face_embed_dim, num_tokens } =
         header.projection(layers.cross_attention_dim, has_lora)?;
+    let resampler = matches!(kind, AdapterKind::Plus | AdapterKind::PortraitUnnorm).then(|| header.resampler_sizes());
     Ok(AdapterInfo {
         kind,
         base: match layers {
@@ -125,6 +144,7 @@ pub fn recognise_adapter(tensors: &BTreeMap<String, TensorInfo>) -> Result<Adapt
         num_tokens,
         num_layers: layers.count,
         has_lora,
+        resampler: resampler.transpose()?,
     })
 }
 
@@ -252,6 +272,19 @@ impl<'a> AdapterHeader<'a> {
         })
     }
 
+    fn resampler_sizes(&self) -> Result<ResamplerSizes, AdapterError> {
+        let [_, _, width] = self.projected("latents", "three sizes")?;
+        let [attention_width, _] = self.projected("layers.0.0.to_q.weight", "two sizes")?;
+        if attention_width == 0 || !attention_width.is_multiple_of(RESAMPLER_HEAD) {
+            let name = "layers.0.0.to_q.weight";
+            let expected = format!("a multiple of {RESAMPLER_HEAD} first, the width of an attention head");
+            return Err(misshapen(PROJECTION, name, self.projection[name], expected));
+        }
+        let [feed_forward, _] = self.projected("layers.0.1.1.weight", "two sizes")?;
+        let has_layer = |layer: &usize| self.projection.contains_key(format!("layers.{layer}.0.to_q.weight").as_str());
+        Ok(ResamplerSizes { width, attention_width, feed_forward, depth: (0..).take_while(has_layer).count() })
+    }
+
     /// The last normalisation of every projection is as wide as a token.
     fn check_tokens_fit(&self, found: Projection, cross_attention_dim: usize) -> Result<Projection, AdapterError> {
         let name = match found.kind {
@@ -317,6 +350,14 @@ mod tests {
         ("image_proj.proj.2.weight", &[3072, 1024]),
         ("image_proj.norm.weight", &[768]),
     ];
+    const RESAMPLER: [(&str, &[usize]); 6] = [
+        ("image_proj.latents", &[1, 16, 1280]),
+        ("image_proj.layers.0.0.to_q.weight", &[1280, 1280]),
+        ("image_proj.layers.0.1.1.weight", &[5120, 1280]),
+        ("image_proj.layers.1.0.to_q.weight", &[1280, 1280]),
+        ("image_proj.layers.3.0.to_q.weight", &[1280, 1280]),
+        ("image_proj.norm_out.weight", &[2048]),
+    ];
     const LORA: (&str, &[usize]) = ("ip_adapter.0.to_q_lora.down.weight", &[128, 320]);
 
     #[test]
@@ -332,6 +373,7 @@ mod tests {
                 num_tokens: 4,
                 num_layers: 16,
                 has_lora: false,
+                resampler: None,
             };
             assert_eq!(found, expected);
         }
@@ -339,23 +381,17 @@ mod tests {
 
     #[test]
     fn plus_of_sdxl_is_recognised() {
-        let projection: [(&str, &[usize]); 3] = [
-            ("image_proj.latents", &[1, 16, 1280]),
-            ("image_proj.proj_in.weight", &[1280, 1280]),
-            ("image_proj.norm_out.weight", &[2048]),
-        ];
+        let projection = [&RESAMPLER[..], &[("image_proj.proj_in.weight", &[1280, 1280])]].concat();
         let found = recognise_adapter(&with_layers(&projection, "ip_adapter.", 70, 2048)).unwrap();
         assert_eq!((found.kind, found.base), (AdapterKind::Plus, BaseModel::Sdxl));
         assert_eq!((found.image_embed_dim, found.num_tokens, found.num_layers), (Some(1280), 16, 70));
+        let sizes = ResamplerSizes { width: 1280, attention_width: 1280, feed_forward: 5120, depth: 2 };
+        assert_eq!(found.resampler, Some(sizes));
     }
 
     #[test]
     fn a_resampler_over_512_features_is_a_portrait() {
-        let projection: [(&str, &[usize]); 3] = [
-            ("image_proj.latents", &[1, 16, 1280]),
-            ("image_proj.proj_in.weight", &[1280, 512]),
-            ("image_proj.norm_out.weight", &[2048]),
-        ];
+        let projection = [&RESAMPLER[..], &[("image_proj.proj_in.weight", &[1280, 512])]].concat();
         let found = recognise_adapter(&with_layers(&projection, "ip_adapter.", 70, 2048)).unwrap();
         assert_eq!((found.kind, found.face_embed_dim), (AdapterKind::PortraitUnnorm, Some(512)));
     }

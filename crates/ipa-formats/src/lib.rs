@@ -51,7 +51,7 @@ mod single_file;
 mod tensor_file;
 mod weights;
 
-pub use adapter::{AdapterError, AdapterInfo, AdapterKind, BaseModel, is_adapter, recognise_adapter};
+pub use adapter::{AdapterError, AdapterInfo, AdapterKind, BaseModel, ResamplerSizes, is_adapter, recognise_adapter};
 pub use atomic::write_atomically;
 pub use digest::{sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};

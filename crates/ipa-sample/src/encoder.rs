@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use image::RgbImage;
-use ipa_clip::{ImageProcessor, VisionTower};
+use ipa_adapter::ImageFeatures;
+use ipa_clip::{ImageProcessor, VisionFeatures, VisionTower};
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_formats::ModelFiles;
 
@@ -49,7 +50,42 @@ impl ImageEncoder {
 
     /// Image embeddings `[n, projection_dim]`, not normalised.
     pub fn image_embeds(&self, pictures: &[RgbImage]) -> Tensor {
+        self.features(pictures, ImageFeatures::Embedding)
+    }
+
+    /// What an adapter reads of pictures: embeddings `[n, projection_dim]` or the features before the last layer
+    /// `[n, 1 + patches, hidden_size]`, neither normalised.
+    pub fn features(&self, pictures: &[RgbImage], features: ImageFeatures) -> Tensor {
+        self.features_of_pixels(&ipa_clip::pixel_tensor(&self.processor, pictures), features)
+    }
+
+    /// What stands for no picture in classifier-free guidance, `[1, ..]`: zeros in place of an embedding; where an adapter reads
+    /// the features before the last layer, those of a picture of zeros after normalisation, which is not black.
+    pub fn unconditional(&self, features: ImageFeatures) -> Tensor {
+        let on_cpu = (Kind::Float, Device::Cpu); // where pictures come from; tower and adapter take them to their own device
+        match features {
+            ImageFeatures::Embedding => Tensor::zeros([1, self.width(features)], on_cpu),
+            ImageFeatures::Penultimate => {
+                let side = self.tower.config().image_size;
+                self.features_of_pixels(&Tensor::zeros([1, 3, side, side], on_cpu), features)
+            }
+        }
+    }
+
+    /// How wide these features are.
+    pub fn width(&self, features: ImageFeatures) -> i64 {
+        match features {
+            ImageFeatures::Embedding => self.tower.config().projection_dim,
+            ImageFeatures::Penultimate => self.tower.config().hidden_size,
+        }
+    }
+
+    fn features_of_pixels(&self, pixels: &Tensor, features: ImageFeatures) -> Tensor {
         let _no_grad = tch::no_grad_guard();
-        self.tower.forward(&ipa_clip::pixel_tensor(&self.processor, pictures)).image_embeds
+        let VisionFeatures { penultimate, image_embeds } = self.tower.forward(pixels);
+        match features {
+            ImageFeatures::Embedding => image_embeds,
+            ImageFeatures::Penultimate => penultimate,
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use ipa_adapter::{AdapterConfig, AdapterError, IpAdapter};
+use ipa_adapter::{AdapterConfig, AdapterError, ImageFeatures, IpAdapter};
 use ipa_core::WeightsError;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Kind, Tensor};
@@ -102,6 +102,9 @@ pub enum TrainError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FormatError),
+    /// The adapter to begin with is of a kind that cannot be trained.
+    #[error("only classic adapters are trained so far: begin with a base or light one, or without `--init-adapter`")]
+    Kind,
     /// The models compute in f16, whose gradients vanish.
     #[error("training in f16 needs loss scaling, which is not built yet: use `--dtype bf16` or `--dtype f32`")]
     HalfPrecision,
@@ -195,10 +198,10 @@ impl<'a> Trainer<'a> {
                 adapter
             }
         };
-        let (found, expected) = (models.embed_dim(), adapter.config().embed_dim);
-        if found != expected {
-            return Err(AdapterError::EmbedDim { found, expected }.into());
+        if adapter.features() != ImageFeatures::Embedding {
+            return Err(TrainError::Kind);
         }
+        adapter.check_width(models.embed_dim())?;
         let encode = |row| {
             let encoded_row = models.encode(dataset, row, config.resolution);
             encoded(row + 1);

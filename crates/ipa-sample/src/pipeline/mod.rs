@@ -181,12 +181,9 @@ impl Pipeline {
     /// As [`Pipeline::with_adapter`] with parts that are loaded already.
     ///
     /// # Errors
-    /// [`AdapterError::EmbedDim`] if they do not belong together.
+    /// [`AdapterError::EmbedDim`] or [`AdapterError::FeatureWidth`] if they do not belong together.
     pub fn with_loaded_adapter(mut self, adapter: IpAdapter, encoder: ImageEncoder) -> Result<Self, PipelineError> {
-        let (found, expected) = (encoder.tower.config().projection_dim, adapter.config().embed_dim);
-        if found != expected {
-            return Err(AdapterError::EmbedDim { found, expected }.into());
-        }
+        adapter.check_width(encoder.width(adapter.features()))?;
         self.adapter = Some((adapter, encoder));
         Ok(self)
     }
@@ -315,11 +312,11 @@ impl Pipeline {
             return Ok(None);
         }
         let (adapter, encoder) = self.adapter().ok_or(PipelineError::NoAdapter)?;
-        let embeds = encoder.image_embeds(references).unsqueeze(0); // [1, images, embed_dim]
-        let embeds = embeds.repeat_interleave_self_int(num_images, 0, None);
+        let features = encoder.features(references, adapter.features()).unsqueeze(0); // [1, images, ..]
+        let features = features.repeat_interleave_self_int(num_images, 0, None);
         let prompt = match is_guided {
-            true => adapter.guided_prompt(&embeds, request.scale),
-            false => adapter.prompt(&embeds, request.scale),
+            true => adapter.guided_prompt(&features, &encoder.unconditional(adapter.features()), request.scale),
+            false => adapter.prompt(&features, request.scale),
         };
         Ok(Some(prompt?))
     }

@@ -1,7 +1,9 @@
-//! From image embeddings to prompt tokens.
+//! From one image embedding to prompt tokens.
 
 use ipa_core::layers::{LayerNorm, Linear, layer_norm, linear};
 use ipa_core::tch::{Tensor, nn::Path};
+
+use super::NORM_EPS;
 
 /// `LN(reshape(W e + b))`: a global image embedding as a few tokens of the text's width (arXiv:2308.06721 §3.2.1).
 #[derive(Debug)]
@@ -16,7 +18,7 @@ impl ImageProjection {
     pub fn new(vs: &Path, embed_dim: i64, num_tokens: i64, width: i64) -> Self {
         Self {
             proj: linear(&(vs / "proj"), embed_dim, num_tokens * width),
-            norm: layer_norm(&(vs / "norm"), width, 1e-5),
+            norm: layer_norm(&(vs / "norm"), width, NORM_EPS),
             width,
         }
     }
