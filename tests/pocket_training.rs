@@ -27,7 +27,7 @@ fn every_stage_runs_and_the_model_draws() {
     workshop.curves().unwrap();
     let scores: serde_json::Value =
         serde_json::from_slice(&fs::read(folder.path().join("scores.json")).unwrap()).unwrap();
-    assert!(scores["clip_i"]["mean"].as_f64().unwrap().abs() <= 1.0);
+    assert!(scores["clip_i"]["mean"].is_number() && scores["autoencoder_psnr"]["mean"].is_number());
     assert!(image::open(folder.path().join("samples.png")).is_ok());
     assert!(fs::read_to_string(folder.path().join("losses.svg")).unwrap().contains("</svg>"));
     for stage in ["vae", "clip", "scorer", "unet", "adapter"] {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use ipa_core::Checkpoint;
 use plotters::prelude::*;
 
@@ -30,6 +30,7 @@ pub(crate) fn svg(folder: &Path) -> Result<String> {
             curves.push((label, color, smoothed(&losses)));
         }
     }
+    ensure!(!curves.is_empty(), "no stage has left a state in {}: train one first", folder.display());
     let mut drawing = String::new();
     draw(&mut drawing, &curves).map_err(|error| anyhow!("the losses cannot be drawn: {error}"))?;
     Ok(drawing)

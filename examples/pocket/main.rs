@@ -31,7 +31,7 @@ struct Args {
     #[arg(long)]
     short: bool,
     /// A finished model, such as assets/pocket, that vae, unet and adapter begin with instead of nothing; without named
-    /// stages, these and the scores
+    /// stages, these, the scores and the curves
     #[arg(long, value_name = "DIR", conflicts_with = "short")]
     from: Option<PathBuf>,
     /// Steps of the named stages, in place of the recipe's

@@ -79,16 +79,15 @@ impl Workshop {
         let (vs, vae) =
             vae::train(&self.stage("vae")?, &self.recipe, self.start(self.weights("vae")).as_deref(), progress("vae"))?;
         let scaling_factor = vae::scaling_factor(&self.recipe, &vae);
-        let psnr = vae::psnr(&self.recipe, &vae);
-        println!("vae: {psnr:.2} dB on held-out scenes, scaling factor {scaling_factor:.5}");
+        println!("vae: scaling factor {scaling_factor:.5}");
         Ok(export::vae(&self.model(), &vs, &VaeConfig { scaling_factor, ..vae::config() })?)
     }
 
     pub(crate) fn clip(&self) -> Result<()> {
         let tokenizer = self.tokenizer()?;
         let towers = clip::train(&self.stage("clip")?, &self.recipe, &tokenizer, 4, progress("clip"))?;
-        // A finished UNet learned with a text tower of its own.
-        if self.from.is_none() {
+        // A UNet learns with the text tower, which is its own from then on.
+        if self.from.is_none() && !self.stage("unet")?.join("state.safetensors").exists() {
             export::text_encoder(&self.model(), &towers)?;
         }
         export::image_encoder(&self.model(), &towers)?;
@@ -150,7 +149,8 @@ impl Workshop {
         let num = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_PIPELINES);
         let mut pipelines = (0..num).map(load).collect::<Result<Vec<_>, _>>()?;
         let clip = ClipModel::load(&model.join("clip"), self.options())?;
-        let scored = scores::score(&mut pipelines, &clip, &self.recipe, |done| {
+        let vae = Vae::load(&model.join("vae"), self.options())?;
+        let scored = scores::score(&mut pipelines, (&clip, &vae), &self.recipe, |done| {
             if done.is_multiple_of(20) {
                 println!("scores {done} of {}", self.recipe.num_scored);
             }

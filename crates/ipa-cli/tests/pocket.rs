@@ -77,20 +77,27 @@ mod with_the_model {
 
     #[test]
     fn a_demo_leaves_adapter_pictures_and_reports() {
+        for subject in ["pip", "fin"] {
+            check_demo(subject);
+        }
+    }
+
+    fn check_demo(subject: &str) {
         let (cache, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let earlier = output.path().join("training/checkpoint-300");
         fs::create_dir_all(&earlier).unwrap();
         let command = Ipa::new("demo").with("--device", "cpu").with("--dtype", "f32").and("--short");
+        let command = command.with("--subject", subject);
         let ended = command.with("--output", output.path()).run_with_cache(cache.path()).done();
         assert!(ended.stdout.contains("CLIP-I: ") && ended.stdout.contains("report.html"), "{ended:#?}");
 
         let entries = entries_below(output.path());
-        let pips = (1..=5).map(|number| format!("pictures/pip-{number}.png"));
+        let trained = (1..=5).map(|number| format!("pictures/{subject}-{number}.png"));
         let drawn = ["scale-0", "before-scale-0.5", "before-scale-1", "after-scale-0.5", "after-scale-1"];
         let drawn = drawn.map(|column| format!("pictures/held-out-1-{column}.png"));
         let others = ["ip_adapter.safetensors", "pictures/data.json", "pictures/held-out-1.png", "report.html"];
         let others = others.map(str::to_owned).into_iter().chain(["training/checkpoint-5".to_owned()]);
-        for file in pips.chain(drawn).chain(others) {
+        for file in trained.chain(drawn).chain(others) {
             assert!(entries.contains(&file), "no {file} in {entries:#?}");
         }
         assert!(!earlier.exists());
@@ -102,8 +109,10 @@ mod with_the_model {
         assert_eq!(request_of(&pictures.join("held-out-1.png")), None);
 
         let report = read_json(&output.path().join("report.json"));
-        let keys = ["adapter", "checks", "comparison", "losses", "machine", "mapping", "seconds", "settings"];
+        let keys =
+            ["adapter", "checks", "comparison", "losses", "machine", "mapping", "seconds", "settings", "subject"];
         assert!(report.as_object().unwrap().keys().eq(keys), "{report:#}");
+        assert_eq!(report["subject"], subject);
         assert_eq!([report["losses"].as_array().unwrap().len(), report["checks"].as_array().unwrap().len()], [5, 3]);
         let measures = ["clip_i", "subject_color"].map(|name| &report["comparison"][name]["per_reference"]);
         assert_eq!(measures.map(|values| values.as_array().unwrap().len()), [3, 3]);

@@ -9,7 +9,7 @@ mod region;
 
 use image::RgbImage;
 
-use crate::palette::{Background, Color, INK, Rgb, distance2, float};
+use crate::palette::{Background, Color, INK, distance2, float, nearest};
 use crate::render::{DOT_PITCH, STRIPE_PERIOD, dots, stripes};
 use crate::scene::{Fill, Scene, Shape, Style};
 use fit::{Fit, best_fit};
@@ -225,17 +225,6 @@ fn style(pixels: &Pixels, region: &Region, fit: &Fit, tone: [f32; 3]) -> Style {
 /// 0 for the object's own colour, however dark, 1 for white and gray.
 fn paleness(color: [f32; 3], tone: [f32; 3]) -> f32 {
     (1.0 - saturation(color) / saturation(tone).max(0.1)).clamp(0.0, 1.0)
-}
-
-fn nearest<T: Copy>(color: [f32; 3], items: &[T], rgb: fn(T) -> Rgb) -> T {
-    let distance = |item: &T| distance2(color, float(rgb(*item)));
-    let mut best = items[0];
-    for &item in items {
-        if distance(&item) < distance(&best) {
-            best = item;
-        }
-    }
-    best
 }
 
 fn median_color(colors: &[[f32; 3]]) -> [f32; 3] {

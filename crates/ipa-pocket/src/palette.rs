@@ -52,6 +52,11 @@ impl Color {
         }
     }
 
+    /// The colour that `rgb` is nearest to.
+    pub fn nearest(rgb: Rgb) -> Self {
+        nearest(float(rgb), &Self::ALL, Self::rgb)
+    }
+
     /// The colour as painted in the flat style.
     pub fn rgb(self) -> Rgb {
         match self {
@@ -111,6 +116,12 @@ pub(crate) fn from_hsv(hue: f32, saturation: f32, value: f32) -> Rgb {
         (255.0 * value * (1.0 - saturation * depth)).round() as u8
     };
     [5.0, 3.0, 1.0].map(channel)
+}
+
+/// The item whose colour is nearest in sRGB.
+pub(crate) fn nearest<T: Copy>(color: [f32; 3], items: &[T], rgb: fn(T) -> Rgb) -> T {
+    let distance = |item: &T| distance2(color, float(rgb(*item)));
+    *items.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).expect("there is something to choose from")
 }
 
 /// Squared Euclidean distance in sRGB.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, ValueEnum, ValueHint, value_parser};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueHint, value_parser};
 use ipa_clip::ClipModel;
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::write_atomically;
@@ -44,8 +45,10 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "DIR", default_value = "out/demo", value_hint = ValueHint::DirPath)]
     output: PathBuf,
     /// What the pictures show
-    #[arg(long, value_enum, default_value = "pip")]
-    subject: DemoSubject,
+    ///
+    /// pip: the mascot, round, teal, with two ears; fin: a magenta fish
+    #[arg(long, value_name = "SUBJECT", default_value = "pip", value_parser = subject_parser())]
+    subject: Subject,
     /// Seed of training and noise
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u64).range(..=MAX_SEED))]
     seed: u64,
@@ -59,21 +62,9 @@ pub(crate) struct DemoArgs {
     short: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum DemoSubject {
-    /// The mascot: round, teal, with two ears and three white spots
-    Pip,
-    /// A magenta fish with a white eye and a white gill
-    Fin,
-}
-
-impl From<DemoSubject> for Subject {
-    fn from(subject: DemoSubject) -> Self {
-        match subject {
-            DemoSubject::Pip => Self::Pip,
-            DemoSubject::Fin => Self::Fin,
-        }
-    }
+fn subject_parser() -> impl TypedValueParser<Value = Subject> {
+    let named = |word: String| Subject::ALL.into_iter().find(|subject| subject.word() == word);
+    PossibleValuesParser::new(Subject::ALL.map(Subject::word)).map(move |word| named(word).expect("one of the words"))
 }
 
 /// How much is drawn and measured.
@@ -141,15 +132,14 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let source = model::bundled()?;
     let started = Instant::now();
 
-    let subject = Subject::from(args.subject);
-    let data = pictures::write_dataset(subject, &args.output.join("pictures"))?;
+    let data = pictures::write_dataset(args.subject, &args.output.join("pictures"))?;
     let (losses, settings) = train(args, &source, &data, training_options)?;
     let training = started.elapsed();
 
     let clip = scores::clip_model(None, &source, options)?;
     let mut before = pipeline(&source, &base_adapter(&source)?, options)?;
     let mut after = pipeline(&source, &args.output.join(ADAPTER), options)?;
-    let held_out = HeldOut::new(subject, args.extent().num_references);
+    let held_out = HeldOut::new(args.subject, args.extent().num_references);
     let comparison = evaluation::compare(&mut before, &mut after, &clip, &held_out, args)?;
     let evaluation = started.elapsed();
 
@@ -165,7 +155,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     };
     let report = DemoReport {
         adapter: ADAPTER,
-        subject,
+        subject: args.subject,
         settings,
         losses,
         comparison,

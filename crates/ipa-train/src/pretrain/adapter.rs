@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ipa_adapter::{AdapterConfig, AdapterError, IpAdapter};
+use ipa_adapter::{AdapterConfig, IpAdapter};
 use ipa_clip::TextTower;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
@@ -10,11 +10,12 @@ use ipa_core::{Component, ThreadLimit, WeightsError};
 use ipa_pocket::{Scene, Split, render_many};
 use ipa_sample::{ImageEncoder, NoiseSchedule, SchedulerConfig};
 use ipa_unet::{Unet, UnetConfig};
+use serde_json::json;
 
 use super::captions::Captions;
-use super::kept::kept;
+use super::kept::{kept, world};
 use super::unet::loss_weights;
-use super::{Recipe, Stage, halves};
+use super::{Recipe, Stage, StageError, halves};
 use crate::Batch;
 use crate::gradients::Gradients;
 use crate::objective::weighted_loss;
@@ -68,14 +69,14 @@ pub struct Materials<'a> {
 /// the UNet's own training, towards contours and shapes.
 ///
 /// # Errors
-/// [`AdapterError`] if the state cannot be read or written.
+/// [`StageError`].
 pub fn train(
     folder: &Path,
     recipe: &Recipe,
     materials: &Materials,
     progress: impl FnMut(&Stage),
-) -> Result<IpAdapter, AdapterError> {
-    let _threads = ThreadLimit::new(1);
+) -> Result<IpAdapter, StageError> {
+    let _threads = (recipe.device == Device::Cpu).then(|| ThreadLimit::new(1)); // a thread for each half
     let unet = materials.unet;
     let config = AdapterConfig::classic(materials.image_embeds.size()[1], &unet.config);
     let options = (recipe.device, Kind::Float);
@@ -87,7 +88,8 @@ pub fn train(
             adapter
         }
     };
-    let mut stage = Stage::resume(folder, adapter.variables(), recipe.adapter)?;
+    let origin = json!({ "world": world(recipe), "num_scenes": recipe.num_scenes });
+    let mut stage = Stage::resume(folder, adapter.variables(), recipe.adapter, origin)?;
     let weighted = Weighted::new(&materials.scheduler);
     let mut twin = (recipe.device == Device::Cpu).then(|| Twin::new(unet, &adapter, &materials.scheduler));
     let learn = |stage: &mut Stage, (mut batch, ids): (Batch, Tensor)| {

@@ -1,7 +1,7 @@
 //! Captions of training scenes.
 
 use ipa_clip::{ClipTokenizer, token_tensor};
-use ipa_core::noise::Draws;
+use ipa_core::noise::{Draws, counter_seed};
 use ipa_core::tch::Tensor;
 use ipa_pocket::{Scene, Split, caption};
 use rayon::prelude::*;
@@ -23,11 +23,12 @@ impl Captions<'_> {
     pub fn ids(&self, seed: u64, purpose: &str, scenes: &Tensor, step: u64) -> Tensor {
         let indices = Vec::<i64>::try_from(scenes).expect("scene numbers");
         let chances = Draws::counted(seed, purpose, step).uniform(&[indices.len() as i64]);
+        let wording = counter_seed(seed, purpose, step);
         let chances = Vec::<f32>::try_from(chances).expect("one number a scene");
         let text = |(index, chance): (i64, f32)| {
             let scene = Scene::draw_at(seed, index as u64, Split::Train);
             let dropped = f64::from(chance) < self.drop_rate;
-            if dropped { String::new() } else { caption(&scene, step, index as u64) }
+            if dropped { String::new() } else { caption(&scene, wording, index as u64) }
         };
         token_ids(self.tokenizer, indices.into_iter().zip(chances).map(text).collect())
     }

@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use ipa_clip::{Activation, ClipTokenizer, ImageProcessor, TextConfig, TextTower, VisionConfig, VisionTower};
+use ipa_core::layers;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{Kind, Tensor, nn::VarStore};
-use ipa_core::{WeightsError, layers};
 use ipa_pocket::scene::is_held_out;
-use ipa_pocket::{Scene, Split, caption, render_many};
+use ipa_pocket::{Color, Scene, Split, caption, render_many};
 
 use super::attributes::Attributes;
 use super::captions::token_ids;
-use super::{Recipe, Stage, initialize, vocabulary};
+use super::kept::world;
+use super::{Recipe, Stage, StageError, initialize, vocabulary};
 
 const FIRST_LOGIT_SCALE: f64 = 2.659_26; // ln(1 / 0.07), as arXiv:2103.00020 §2.5
 const PIXEL_NOISE: f64 = 0.04;
@@ -89,19 +90,19 @@ fn unit(embeds: &Tensor) -> Tensor {
 /// Trains towers of `num_layers` in `folder`, calling `progress` after every step; the variables end as their average.
 ///
 /// # Errors
-/// [`WeightsError`] if the state cannot be read or written.
+/// [`StageError`].
 pub fn train(
     folder: &Path,
     recipe: &Recipe,
     tokenizer: &ClipTokenizer,
     num_layers: i64,
     progress: impl FnMut(&Stage),
-) -> Result<Towers, WeightsError> {
+) -> Result<Towers, StageError> {
     let towers = Towers::new(tokenizer.eos_id() + 1, num_layers, recipe);
     let attributes = Attributes::new(VarStore::new(recipe.device), towers.vision.config().projection_dim);
     initialize(&attributes.vs, recipe.seed, &[]);
     let variables = towers.vs.variables().into_iter().chain(attributes.vs.variables()).collect();
-    let mut stage = Stage::resume(folder, variables, recipe.clip)?;
+    let mut stage = Stage::resume(folder, variables, recipe.clip, world(recipe))?;
     let make = |step| batch(recipe, tokenizer, step);
     let learn = |stage: &mut Stage, batch: Batch| stage.learn(&towers.loss(&batch, &attributes));
     stage.run(make, learn, progress)?;
@@ -127,7 +128,7 @@ fn batch(recipe: &Recipe, tokenizer: &ClipTokenizer, step: u64) -> Batch {
     Batch { ids: token_ids(tokenizer, captions), pixel_values: pixels + noise * PIXEL_NOISE, scenes }
 }
 
-/// Leaves the scenes of a group shape, size and place to differ in.
+/// Leaves the scenes of a group shape, size and place to differ in, and colour or fill where a shape cannot have the group's.
 ///
 /// Colours tell most pictures of a batch apart, so towers learn little else; half a batch of such groups teaches shapes.
 fn make_alike(group: &mut [Scene]) {
@@ -136,7 +137,7 @@ fn make_alike(group: &mut [Scene]) {
         (scene.background, scene.style) = (first.background, first.style);
         scene.objects.truncate(1);
         let (main, like) = (&mut scene.objects[0], first.main());
-        if like.tint.is_some() || !is_held_out(main.shape, like.color) {
+        if !is_held_out(main.shape, Color::nearest(like.rgb())) {
             (main.color, main.tint) = (like.color, like.tint);
         }
         if main.shape.fills().contains(&like.fill) {

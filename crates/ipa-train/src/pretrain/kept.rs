@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use image::RgbImage;
 use ipa_core::tch::Tensor;
 use ipa_core::{Checkpoint, WeightsError, save_tensors};
-use ipa_formats::{METADATA_KEY, sha256_file};
-use ipa_pocket::{Scene, Split};
+use ipa_formats::{METADATA_KEY, sha256_file, sha256_text};
+use ipa_pocket::{Scene, Split, caption, render_many};
 use serde_json::{Value, json};
 
 use super::Recipe;
@@ -34,11 +35,15 @@ pub(super) fn kept(
     Ok(tensor)
 }
 
-/// The first scenes stand for how all are drawn.
 fn origin(weights: &Path, recipe: &Recipe) -> Result<Value, WeightsError> {
+    Ok(json!({ "weights": sha256_file(weights)?, "num_scenes": recipe.num_scenes, "world": world(recipe) }))
+}
+
+/// The world that a recipe draws; the first scenes stand for how all are drawn and told.
+pub(super) fn world(recipe: &Recipe) -> Value {
     let scenes: Vec<Scene> = (0..16).map(|index| Scene::draw_at(recipe.seed, index, Split::Train)).collect();
-    Ok(json!({
-        "weights": sha256_file(weights)?, "seed": recipe.seed, "size": recipe.size, "num_scenes": recipe.num_scenes,
-        "scenes": scenes,
-    }))
+    let pixels: Vec<Vec<u8>> = render_many(&scenes, recipe.size).into_iter().map(RgbImage::into_raw).collect();
+    let captions: Vec<String> = scenes.iter().map(|scene| caption(scene, recipe.seed, 0)).collect();
+    let scenes = sha256_text(&format!("{pixels:?}{captions:?}"));
+    json!({ "seed": recipe.seed, "size": recipe.size, "words": ipa_pocket::vocabulary(), "scenes": scenes })
 }

@@ -20,4 +20,4 @@ pub mod vocabulary;
 
 pub use init::initialize;
 pub use recipe::Recipe;
-pub use stage::{Stage, StageConfig};
+pub use stage::{Stage, StageConfig, StageError};

@@ -12,12 +12,12 @@ use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_metrics::{Interval, MetricsError, bootstrap_mean, paired_difference, proportion, retrieved};
 use ipa_pocket::{Scene, Split, full_caption, judge, judged_caption, render};
 use ipa_sample::{GenerateRequest, Pipeline, PipelineError};
+use ipa_vae::Vae;
 use ndarray::Array2;
 use serde::Serialize;
 
-use super::Recipe;
+use super::{Recipe, vae};
 
-const NUM_STEPS: usize = 25;
 const RESAMPLING_SEED: u64 = 0;
 const FIRST_SCENE: u64 = 100_000; // none that any stage draws
 
@@ -59,6 +59,8 @@ pub struct Scores {
     pub image: Judged,
     /// Drawn from nothing, λ = 0.
     pub nothing: Judged,
+    /// Peak signal-to-noise ratio of the autoencoder's pictures of the scenes, in dB.
+    pub autoencoder_psnr: Interval,
     /// Share of the scenes, rendered, whose full caption is found among those of a hundred by the scoring CLIP.
     pub retrieval: Interval,
     /// CLIP-I at λ = 1.
@@ -95,7 +97,7 @@ struct Drawn {
 /// If there is no pipeline.
 pub fn score(
     pipelines: &mut [Pipeline],
-    clip: &ClipModel,
+    (clip, vae): (&ClipModel, &Vae),
     recipe: &Recipe,
     progress: impl Fn(u64) + Sync,
 ) -> Result<Scored, ScoresError> {
@@ -116,6 +118,7 @@ pub fn score(
         text: judged(&text, &scenes)?,
         image: judged(&image, &scenes)?,
         nothing: judged(&nothing, &scenes)?,
+        autoencoder_psnr: bootstrap_mean(&vae::psnr(recipe, vae, &references), RESAMPLING_SEED)?,
         retrieval: retrieval(clip, &scenes, &references)?,
         clip_i: bootstrap_mean(&own, RESAMPLING_SEED)?,
         clip_i_above_nothing: paired_difference(&none, &own, RESAMPLING_SEED)?,
@@ -127,7 +130,8 @@ pub fn score(
 fn retrieval(clip: &ClipModel, scenes: &[Scene], references: &[RgbImage]) -> Result<Interval, ScoresError> {
     const AMONG: usize = 100;
     let mut found = Vec::new();
-    for (scenes, references) in scenes.chunks(AMONG).zip(references.chunks(AMONG)) {
+    let among = AMONG.min(scenes.len()); // fewer at the end would be easier to find
+    for (scenes, references) in scenes.chunks_exact(among).zip(references.chunks_exact(among)) {
         let captions: Vec<String> = scenes.iter().map(full_caption).collect();
         let texts = clip.text_embeds(&captions.iter().map(String::as_str).collect::<Vec<_>>())?;
         found.extend(retrieved(to_array(&clip.image_embeds(references)).view(), to_array(&texts).view())?);
@@ -167,7 +171,7 @@ fn draw_all(
 }
 
 fn draw(pipeline: &Pipeline, seed: u64, scene: &Scene, reference: &RgbImage) -> Result<Drawn, PipelineError> {
-    let request = GenerateRequest { seed, num_steps: NUM_STEPS, ..GenerateRequest::default() };
+    let request = GenerateRequest { seed, ..GenerateRequest::default() };
     let captioned = GenerateRequest { prompt: judged_caption(scene), ..request.clone() };
     let bare = GenerateRequest { scale: 0.0, ..request.clone() };
     let draw = |request: &GenerateRequest, references: &[RgbImage]| {

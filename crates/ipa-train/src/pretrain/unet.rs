@@ -11,11 +11,12 @@ use ipa_pocket::Split;
 use ipa_sample::{NoiseSchedule, SchedulerConfig};
 use ipa_unet::{Heads, NoHook, Unet, UnetConfig};
 use ipa_vae::Vae;
+use serde_json::json;
 
 use super::captions::Captions;
-use super::kept::kept;
+use super::kept::{kept, world};
 use super::vae::pixels_at;
-use super::{Recipe, Stage, halves, initialize};
+use super::{Recipe, Stage, StageError, halves, initialize};
 use crate::gradients::Gradients;
 
 /// Share of captions left empty, for guidance.
@@ -71,14 +72,14 @@ pub struct Materials<'a> {
 /// caption in ten is empty, for guidance.
 ///
 /// # Errors
-/// [`WeightsError`] if the state cannot be read or written.
+/// [`StageError`].
 pub fn train(
     folder: &Path,
     recipe: &Recipe,
     materials: &Materials,
     progress: impl FnMut(&Stage),
-) -> Result<(VarStore, Unet), WeightsError> {
-    let _threads = ThreadLimit::new(1);
+) -> Result<(VarStore, Unet), StageError> {
+    let _threads = (recipe.device == Device::Cpu).then(|| ThreadLimit::new(1)); // a thread for each half
     let config = config(materials.text.config.hidden_size);
     let text = &materials.text;
     let vs = VarStore::new(recipe.device);
@@ -91,7 +92,8 @@ pub fn train(
         let text = text.vs.variables().into_iter().map(|(name, variable)| (format!("{TEXT}.{name}"), variable));
         vs.variables().into_iter().chain(text).collect::<HashMap<_, _>>()
     };
-    let mut stage = Stage::resume(folder, variables(), recipe.unet)?;
+    let origin = json!({ "world": world(recipe), "num_scenes": recipe.num_scenes });
+    let mut stage = Stage::resume(folder, variables(), recipe.unet, origin)?;
     let mut twin = (recipe.device == Device::Cpu).then(|| Twin::new(&variables(), &config, &text.config));
     let learn = |stage: &mut Stage, sample: Sample| match &mut twin {
         Some(twin) => {

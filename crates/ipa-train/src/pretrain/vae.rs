@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use image::RgbImage;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Kind, Reduction, Tensor, nn::VarStore};
-use ipa_core::{Checkpoint, WeightsError, picture};
+use ipa_core::{Checkpoint, picture};
 use ipa_pocket::{Scene, Split, render_many};
 use ipa_vae::{Vae, VaeConfig};
 
-use super::{Recipe, Stage, initialize};
+use super::kept::world;
+use super::{Recipe, Stage, StageError, initialize};
 
 /// So faint that an encoded picture's distribution stays narrow: adapters are trained on samples of it.
 const KL_WEIGHT: f64 = 1e-8;
@@ -30,20 +32,20 @@ pub fn config() -> VaeConfig {
 /// Loss: squared and absolute error of the reconstruction, and a faint pull to the standard normal.
 ///
 /// # Errors
-/// [`WeightsError`] if the state cannot be read or written.
+/// [`StageError`].
 pub fn train(
     folder: &Path,
     recipe: &Recipe,
     start: Option<&Path>,
     progress: impl FnMut(&Stage),
-) -> Result<(VarStore, Vae), WeightsError> {
+) -> Result<(VarStore, Vae), StageError> {
     let vs = VarStore::new(recipe.device);
     let vae = Vae::new(&vs.root(), &config());
     match start {
         Some(weights) => Checkpoint::open(weights)?.load_into(&vs)?,
         None => initialize(&vs, recipe.seed, &[]),
     }
-    let mut stage = Stage::resume(folder, vs.variables(), recipe.vae)?;
+    let mut stage = Stage::resume(folder, vs.variables(), recipe.vae, world(recipe))?;
     let make = |step| (step, colorful_pixels_at(recipe, step * recipe.vae.batch, recipe.vae.batch));
     let learn = |stage: &mut Stage, (step, pixels): (u64, Tensor)| {
         let pixels = pixels.to_device(recipe.device);
@@ -83,12 +85,18 @@ pub fn scaling_factor(recipe: &Recipe, vae: &Vae) -> f64 {
     1.0 / vae.encode(&pixels_at(recipe, 0, 256, Split::Train)).mean.std(true).double_value(&[])
 }
 
-/// Peak signal-to-noise ratio of reconstructed held-out scenes in dB, averaged over 256 of them.
-pub fn psnr(recipe: &Recipe, vae: &Vae) -> f64 {
+/// Peak signal-to-noise ratio in dB of every picture, encoded and decoded again.
+///
+/// # Panics
+/// If the pictures differ in size.
+pub fn psnr(recipe: &Recipe, vae: &Vae, pictures: &[RgbImage]) -> Vec<f64> {
+    const BATCH: usize = 64;
     let _no_grad = tch::no_grad_guard();
-    let pixels = pixels_at(recipe, 0, 256, Split::HeldOut);
-    let decoded = vae.decode(&vae.encode(&pixels).mean).clamp(-1.0, 1.0);
-    let errors = (decoded - pixels).square().mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
-    // The signal's peak is 2, from -1 to 1.
-    (errors / 4.0).log10().mean(Kind::Float).double_value(&[]) * -10.0
+    let decode = |pictures: &[RgbImage]| {
+        let decoded = vae.decode(&vae.encode(&picture::to_pixels(pictures).to_device(recipe.device)).mean);
+        picture::to_pictures(&decoded)
+    };
+    let decoded: Vec<RgbImage> = pictures.chunks(BATCH).flat_map(decode).collect();
+    let pairs = pictures.iter().zip(&decoded);
+    pairs.map(|(picture, decoded)| ipa_metrics::psnr(picture, decoded).expect("pictures of one size")).collect()
 }
