@@ -9,7 +9,8 @@ pub const CLIPSCORE_PREFIX: &str = "A photo depicts ";
 
 /// CLIPScore of every pair, `2.5 · max(cos, 0)` (arXiv:2104.08718 Eq. 1).
 ///
-/// The original embeds captions with [`CLIPSCORE_PREFIX`] before them; that is the caller's to do.
+/// The original embeds captions, and the references of [`ref_clip_scores`], with [`CLIPSCORE_PREFIX`] before them; that is the
+/// caller's to do.
 ///
 /// # Shapes
 /// - `images`, `captions`: `[n, width]`; the result is `[n]`

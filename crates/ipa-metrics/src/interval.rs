@@ -187,6 +187,32 @@ mod tests {
         }
     }
 
+    /// Exactly, over every number of successes that can be.
+    #[test]
+    fn the_interval_of_a_share_covers_it_as_often_as_it_says() {
+        for trials in [60, 500] {
+            let ln_factorials: Vec<f64> = (0..=trials)
+                .scan(0.0, |sum, n: usize| {
+                    *sum += (n.max(1) as f64).ln();
+                    Some(*sum)
+                })
+                .collect();
+            for share in [0.5, 0.75, 0.85, 0.95_f64] {
+                let probability = |successes: usize| {
+                    let ways = ln_factorials[trials] - ln_factorials[successes] - ln_factorials[trials - successes];
+                    let failures = (trials - successes) as f64;
+                    (ways + successes as f64 * share.ln() + failures * (1.0 - share).ln()).exp()
+                };
+                let covers = |successes: &usize| {
+                    let Interval { low, high, .. } = proportion(*successes, trials).unwrap();
+                    (low..=high).contains(&share)
+                };
+                let covered: f64 = (0..=trials).filter(covers).map(probability).sum();
+                assert!((0.93..=0.97).contains(&covered), "{share} in {trials}: {covered}");
+            }
+        }
+    }
+
     /// Reference values: tables of Student's t (12.706, 2.776, 2.093 and 1.966 at 0.975) and of the normal distribution.
     #[test]
     fn fewer_values_lose_less_on_either_side() {

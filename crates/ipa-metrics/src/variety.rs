@@ -93,6 +93,13 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_that_changes_nothing_is_not_followed() {
+        let (first, second) = (array![[1.0_f32, 0.0], [0.0, 2.0]], array![[3.0_f32, 0.0], [4.0, 3.0]]);
+        let found = prompt_sensitivity(first.view(), second.view()).unwrap();
+        assert!(found[0].abs() < 1e-12 && (found[1] - 0.4).abs() < 1e-7, "{found:?}");
+    }
+
+    #[test]
     fn monotonicity_counts_pairs_in_order() {
         assert_eq!(monotonicity(&[0.1, 0.2, 0.3]), Ok(1.0));
         assert_eq!(monotonicity(&[0.3, 0.2, 0.1]), Ok(-1.0));
