@@ -17,7 +17,8 @@ const SIZE: (u32, u32) = (900, 420);
 /// Losses of so many steps are drawn as their mean.
 const SMOOTHED: usize = 25;
 
-/// An SVG of the stages' mean losses over their steps, on a logarithmic scale; stages without a state in `folder` are left out.
+/// An SVG of the stages' mean losses over their steps, on a logarithmic scale; stages without a state in `folder` are
+/// left out.
 ///
 /// # Errors
 /// If a state is broken, or there is none.

@@ -83,8 +83,8 @@ impl IpAdapter {
         Ok(adapter)
     }
 
-    /// Fills a new classic adapter as the reference trainer does: every K', V' a copy of the layer's K, V; the projection
-    /// uniform in `±1/√fan_in`.
+    /// Fills a new classic adapter as the reference trainer does: every K', V' a copy of the layer's K, V; the
+    /// projection uniform in `±1/√fan_in`.
     ///
     /// `unet` are the UNet's variables by name.
     ///
@@ -148,7 +148,8 @@ impl IpAdapter {
     /// - result: `[batch, images · num_tokens, cross_attention_dim]`
     ///
     /// # Errors
-    /// [`AdapterError::EmbedDim`] or [`AdapterError::FeatureWidth`] if `width` is not the one this adapter was trained for.
+    /// [`AdapterError::EmbedDim`] or [`AdapterError::FeatureWidth`] if `width` is not the one this adapter was trained
+    /// for.
     ///
     /// # Panics
     /// If `features` has too few dimensions.
@@ -193,9 +194,9 @@ impl IpAdapter {
 
     /// As [`IpAdapter::prompt`] for classifier-free guidance: batch `[unconditional; conditional]`.
     ///
-    /// The unconditional half sees `unconditional` in place of every image, through the same projection at the same scale. The
-    /// reference takes zeros in place of embeddings, and the features of a picture of zeros, after normalisation, in place of
-    /// penultimate features.
+    /// The unconditional half sees `unconditional` in place of every image, through the same projection at the same
+    /// scale. The reference takes zeros in place of embeddings, and the features of a picture of zeros, after
+    /// normalisation, in place of penultimate features.
     ///
     /// # Shapes
     /// - `unconditional`: as `features`, or sizes of one that stretch to it

@@ -152,9 +152,9 @@ fn best_device() -> Device {
 
 /// Registers libtorch's CUDA backend if this machine has one.
 ///
-/// The program is linked with the CPU libraries alone, so that it starts everywhere; the backend registers
-/// itself when its library is loaded. That must come before the first question about CUDA, whose answer libtorch keeps: one
-/// asked too early is "no" for ever. The library is looked for by name, so in `LD_LIBRARY_PATH` and the program's own rpath,
+/// The program is linked with the CPU libraries alone, so that it starts everywhere; the backend registers itself when
+/// its library is loaded. That must come before the first question about CUDA, whose answer libtorch keeps: one asked
+/// too early is "no" for ever. The library is looked for by name, so in `LD_LIBRARY_PATH` and the program's own rpath,
 /// to which `build.rs` adds the `cuda` folder that `cargo xtask libtorch --cuda` makes beside libtorch.
 pub fn load_cuda_backend() {
     static LOADED: Once = Once::new();

@@ -9,8 +9,8 @@ pub const CLIPSCORE_PREFIX: &str = "A photo depicts ";
 
 /// CLIPScore of every pair, `2.5 · max(cos, 0)` (arXiv:2104.08718 Eq. 1).
 ///
-/// The original embeds captions, and the references of [`ref_clip_scores`], with [`CLIPSCORE_PREFIX`] before them; that is the
-/// caller's to do.
+/// The original embeds captions, and the references of [`ref_clip_scores`], with [`CLIPSCORE_PREFIX`] before them; that
+/// is the caller's to do.
 ///
 /// # Shapes
 /// - `images`, `captions`: `[n, width]`; the result is `[n]`
@@ -29,8 +29,8 @@ pub fn clip_scores(images: ArrayView2<f32>, captions: ArrayView2<f32>) -> Result
 /// - `references`: the embeddings of each caption's references, `[references, width]` each, `n` of them
 ///
 /// # Errors
-/// Those of [`cosines`]; [`MetricsError::Unpaired`] without references for every caption, [`MetricsError::Empty`] if one
-/// has none.
+/// Those of [`cosines`]; [`MetricsError::Unpaired`] without references for every caption, [`MetricsError::Empty`] if
+/// one has none.
 pub fn ref_clip_scores(
     images: ArrayView2<f32>,
     captions: ArrayView2<f32>,

@@ -35,8 +35,8 @@ pub fn prompt_sensitivity(first: ArrayView2<f32>, second: ArrayView2<f32>) -> Re
     Ok(cosines(first, second)?.into_iter().map(|cosine| 1.0 - cosine).collect())
 }
 
-/// How steadily a score rises with λ: Kendall's τ-a of the scores against their order, 1 if every larger λ scores higher,
-/// −1 if every larger one scores lower.
+/// How steadily a score rises with λ: Kendall's τ-a of the scores against their order, 1 if every larger λ scores
+/// higher, −1 if every larger one scores lower.
 ///
 /// # Errors
 /// [`MetricsError::Empty`] with fewer than two values, [`MetricsError::NotFinite`].

@@ -1,4 +1,5 @@
-//! Draws a contact sheet of the world, the subjects (five to train on, others) in the last rows: `cargo run --release -p ipa-pocket --example sheet -- sheet.png`.
+//! Draws a contact sheet of the world, the subjects (five to train on, others) in the last rows: `cargo run --release
+//! -p ipa-pocket --example sheet -- sheet.png`.
 
 use std::time::Instant;
 

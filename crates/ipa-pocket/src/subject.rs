@@ -80,8 +80,8 @@ impl Subject {
         (HELD_OUT..).take(count).map(|index| self.scene(index)).collect()
     }
 
-    /// How much of the subject's colour a picture shows, in `[0, 1]`: its share of the picture, counted against (and cut off
-    /// at) what a small one has.
+    /// How much of the subject's colour a picture shows, in `[0, 1]`: its share of the picture, counted against (and
+    /// cut off at) what a small one has.
     pub fn color_presence(self, picture: &RgbImage) -> f64 {
         let (hues, small_share) = self.judged();
         let num_pixels = f64::from(picture.width()) * f64::from(picture.height());
@@ -98,8 +98,8 @@ impl Subject {
         self.color_presence(picture) >= 0.5
     }
 
-    /// Hues narrower than the reserved range, at whose borders the world's colours begin and shade into it along contours;
-    /// and the share of a picture that a small subject covers with them.
+    /// Hues narrower than the reserved range, at whose borders the world's colours begin and shade into it along
+    /// contours; and the share of a picture that a small subject covers with them.
     fn judged(self) -> (Range<f32>, f64) {
         match self {
             Self::Pip => (168.0..192.0, 0.06),

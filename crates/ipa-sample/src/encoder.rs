@@ -59,8 +59,9 @@ impl ImageEncoder {
         self.features_of_pixels(&ipa_clip::pixel_tensor(&self.processor, pictures), features)
     }
 
-    /// What stands for no picture in classifier-free guidance, `[1, ..]`: zeros in place of an embedding; where an adapter reads
-    /// the features before the last layer, those of a picture of zeros after normalisation, which is not black.
+    /// What stands for no picture in classifier-free guidance, `[1, ..]`: zeros in place of an embedding; where an
+    /// adapter reads the features before the last layer, those of a picture of zeros after normalisation, which is not
+    /// black.
     pub fn unconditional(&self, features: ImageFeatures) -> Tensor {
         let on_cpu = (Kind::Float, Device::Cpu); // where pictures come from; tower and adapter take them to their own device
         match features {

@@ -70,8 +70,8 @@ impl AdamW {
         &self.flat
     }
 
-    /// The gradient as one vector, in place: what is changed in it, the next step sees. Parameters that the loss did not reach
-    /// have zeros.
+    /// The gradient as one vector, in place: what is changed in it, the next step sees. Parameters that the loss did
+    /// not reach have zeros.
     pub fn gradient(&mut self) -> &mut Tensor {
         self.gradients.collect()
     }

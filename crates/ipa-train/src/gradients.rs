@@ -4,9 +4,9 @@ use ipa_core::tch::{self, Tensor};
 
 /// One flat buffer that `backward` adds the gradients of all variables into.
 ///
-/// Autograd makes a gradient of its own for every variable that a loss reaches first; [`Gradients::collect`] moves it into the
-/// buffer, of which it is a view from then on. Reading, clearing and summing gradients are single operations after that,
-/// however many variables there are.
+/// Autograd makes a gradient of its own for every variable that a loss reaches first; [`Gradients::collect`] moves it
+/// into the buffer, of which it is a view from then on. Reading, clearing and summing gradients are single operations
+/// after that, however many variables there are.
 #[derive(Debug)]
 pub(crate) struct Gradients {
     variables: Vec<Tensor>,

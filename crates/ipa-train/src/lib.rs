@@ -1,5 +1,5 @@
-//! Adapter training by the reference's recipe (arXiv:2308.06721 §4.1) with exact resume, and, in [`pretrain`], the loops
-//! that make the pocket model.
+//! Adapter training by the reference's recipe (arXiv:2308.06721 §4.1) with exact resume, and, in [`pretrain`], the
+//! loops that make the pocket model.
 //!
 //! Every draw depends on (seed, purpose, step) alone, so a resumed run is the uninterrupted one bit for bit. Knows
 //! nothing of command lines.

@@ -56,7 +56,8 @@ pub fn training_loss(
     Ok(noise_pred.mse_loss(&noise, Reduction::Mean))
 }
 
-/// As [`training_loss`], where an error counts as much as its timestep weighs; `weights` is `[timesteps]`, one on average.
+/// As [`training_loss`], where an error counts as much as its timestep weighs; `weights` is `[timesteps]`, one on
+/// average.
 ///
 /// # Errors
 /// As [`training_loss`].

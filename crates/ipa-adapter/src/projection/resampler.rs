@@ -26,8 +26,8 @@ pub struct ResamplerConfig {
     pub num_tokens: i64,
 }
 
-/// Learned tokens that gather what they need from a picture's features, layer by layer (the reference's `Resampler`, after
-/// arXiv:2204.14198 §2.1).
+/// Learned tokens that gather what they need from a picture's features, layer by layer (the reference's `Resampler`,
+/// after arXiv:2204.14198 §2.1).
 #[derive(Debug)]
 pub struct Resampler {
     latents: Tensor,

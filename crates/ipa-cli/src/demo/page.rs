@@ -13,8 +13,9 @@ pub(crate) fn html(report: &DemoReport, checks: &[Checked], grid: &Grid) -> Stri
     let mut page = Report::new("An image-prompt adapter from five pictures", "Pocket model, classic adapter");
     let subject = report.subject.word();
     page.paragraph(&format!(
-        "The base model has never seen a {subject}. Before: the pocket model's own adapter. After: the same, trained for \
-         {} steps on the five pictures below. All pictures after them are drawn from {subject}s that were not trained on.",
+        "The base model has never seen a {subject}. Before: the pocket model's own adapter. After: the same, trained \
+         for {} steps on the five pictures below. All pictures after them are drawn from {subject}s that were not \
+         trained on.",
         report.losses.len()
     ));
     page.pictures("Trained on", &training_pictures(report.subject));

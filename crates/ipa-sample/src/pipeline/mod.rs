@@ -223,7 +223,8 @@ impl Pipeline {
         }
     }
 
-    /// The words of the request's prompts that the text tower will not see, for a warning; prompt, then negative prompt.
+    /// The words of the request's prompts that the text tower will not see, for a warning; prompt, then negative
+    /// prompt.
     pub fn overflow(&self, request: &GenerateRequest) -> [Option<String>; 2] {
         let prompts = Prompts::new(&self.tokenizer, &self.text, request);
         [&request.prompt, &request.negative_prompt].map(|prompt| prompts.overflow(prompt))
@@ -237,8 +238,9 @@ impl Pipeline {
     /// Draws. `pictures` are those that the request names, loaded; without references, an adapter is left alone.
     /// `progress` hears of every step done and may stop.
     ///
-    /// Noise, order of draws and every number after it are those of diffusers' `StableDiffusionPipeline`, with a picture
-    /// to start from `StableDiffusionImg2ImgPipeline`, with a mask `StableDiffusionInpaintPipeline`, with `torch.Generator("cpu").manual_seed(seed)`.
+    /// Noise, order of draws and every number after it are those of diffusers' `StableDiffusionPipeline`, with a
+    /// picture to start from `StableDiffusionImg2ImgPipeline`, with a mask `StableDiffusionInpaintPipeline`, with
+    /// `torch.Generator("cpu").manual_seed(seed)`.
     ///
     /// # Errors
     /// [`PipelineError`] if the request is out of range or does not fit what is loaded.

@@ -20,7 +20,8 @@ use crate::Batch;
 use crate::gradients::Gradients;
 use crate::objective::weighted_loss;
 
-/// Share of captions that are empty: image prompts are often used alone, and what captions say is not learned from images.
+/// Share of captions that are empty: image prompts are often used alone, and what captions say is not learned from
+/// images.
 pub const TEXT_DROP_RATE: f64 = 0.5;
 const IMAGE_DROP_RATE: f64 = 0.1;
 

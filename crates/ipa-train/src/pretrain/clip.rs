@@ -128,9 +128,11 @@ fn batch(recipe: &Recipe, tokenizer: &ClipTokenizer, step: u64) -> Batch {
     Batch { ids: token_ids(tokenizer, captions), pixel_values: pixels + noise * PIXEL_NOISE, scenes }
 }
 
-/// Leaves the scenes of a group shape, size and place to differ in, and colour or fill where a shape cannot have the group's.
+/// Leaves the scenes of a group shape, size and place to differ in, and colour or fill where a shape cannot have the
+/// group's.
 ///
-/// Colours tell most pictures of a batch apart, so towers learn little else; half a batch of such groups teaches shapes.
+/// Colours tell most pictures of a batch apart, so towers learn little else; half a batch of such groups teaches
+/// shapes.
 fn make_alike(group: &mut [Scene]) {
     let Some(first) = group.first().cloned() else { return };
     for scene in group {

@@ -10,8 +10,8 @@ use ipa_core::tch::Tensor;
 
 use crate::gradients::Gradients;
 
-/// Makes the variables of a model share the memory of another's of the same kind; gradients stay its own, and are given in
-/// the order of the names.
+/// Makes the variables of a model share the memory of another's of the same kind; gradients stay its own, and are given
+/// in the order of the names.
 ///
 /// # Panics
 /// If the models differ.

@@ -11,7 +11,8 @@ pub struct Recipe {
     pub seed: u64,
     /// Side of the pictures in pixels.
     pub size: u32,
-    /// Where the models are while they learn; scenes, captions and noise are drawn on the CPU, the same for all devices.
+    /// Where the models are while they learn; scenes, captions and noise are drawn on the CPU, the same for all
+    /// devices.
     pub device: Device,
     /// The autoencoder.
     pub vae: StageConfig,

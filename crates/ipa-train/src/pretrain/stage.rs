@@ -79,12 +79,12 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Begins, or goes on from `folder/state.safetensors` if that is there. `origin` is what the run learns from and with,
-    /// beside `config`.
+    /// Begins, or goes on from `folder/state.safetensors` if that is there. `origin` is what the run learns from and
+    /// with, beside `config`.
     ///
     /// # Errors
-    /// [`StageError::OtherRun`] if the state was begun with another `origin`, `config` or model, [`StageError::Weights`] if it
-    /// cannot be read.
+    /// [`StageError::OtherRun`] if the state was begun with another `origin`, `config` or model,
+    /// [`StageError::Weights`] if it cannot be read.
     pub fn resume(
         folder: &Path,
         variables: HashMap<String, Tensor>,
@@ -125,8 +125,8 @@ impl Stage {
 
     /// Takes the steps that remain, and ends with the averaged weights in place of the last ones.
     ///
-    /// `make` draws the batch of a step, some steps ahead on a thread of its own, so that models do not wait for pictures and
-    /// captions; `learn` learns from it; `progress` follows every step.
+    /// `make` draws the batch of a step, some steps ahead on a thread of its own, so that models do not wait for
+    /// pictures and captions; `learn` learns from it; `progress` follows every step.
     ///
     /// # Errors
     /// [`StageError::NotANumber`], or [`StageError::Weights`] if the state cannot be written.
