@@ -29,7 +29,7 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// A full rebuild; docs/pocket.md says where the bundled weights differ.
+    /// A full rebuild; docs/pocket.md says what it gave.
     pub fn full() -> Self {
         let stage = |batch, steps, learning_rate| StageConfig { batch, steps, learning_rate, warmup: 100, ema: 0.999 };
         Self {
@@ -45,7 +45,8 @@ impl Recipe {
         }
     }
 
-    /// Going on from a finished model whose optimizer states are gone: gentler, and shorter.
+    /// Going on from a finished model whose optimizer states are gone: smaller batches, and fewer and gentler steps of
+    /// autoencoder and UNet.
     pub fn continued() -> Self {
         let full = Self::full();
         let vae = StageConfig { steps: 1500, learning_rate: 4e-4, ..full.vae };
