@@ -93,3 +93,22 @@ fn every_image_is_a_row_and_the_file_holds_three_tensors() {
         assert_eq!(line[name], json!(shape), "{name}");
     }
 }
+
+/// Reference values: tests/fixtures/variants.py
+#[test]
+fn adapters_that_look_at_details_embed_the_features_before_the_last_layer() {
+    for kind in ["plus", "full_face"] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("embeds.safetensors");
+        let adapter = fixture("variants").join(format!("{kind}.safetensors"));
+        Ipa::embed(&adapter, &fixture("pictures").join("wide.png"), &output).run().done();
+        let (found, expected) =
+            (read_values(&output), read_values(&fixture("variants").join(format!("{kind}.expected.safetensors"))));
+        let pairs =
+            [("image_embeds", "features"), ("ip_tokens", "ip_tokens"), ("uncond_ip_tokens", "uncond_ip_tokens")];
+        for (ours, theirs) in pairs {
+            assert_eq!(found[ours].shape, expected[theirs].shape, "{kind}: {ours}");
+            assert_close(&found[ours].values, &expected[theirs].values);
+        }
+    }
+}

@@ -13,8 +13,8 @@ use ipa_pocket::Subject;
 use serde_json::{Value, json};
 use support::Ipa;
 use support::files::{
-    assert_empty, copy_folder, edit_tensors, entries_below, make_model, read_json, read_values, shapes, tiny_sd,
-    two_pictures,
+    assert_empty, copy_folder, edit_tensors, entries_below, fixture, make_model, read_json, read_values, shapes,
+    tiny_sd, two_pictures,
 };
 
 /// The step size of the recipe.
@@ -247,4 +247,12 @@ fn settings_out_of_range_are_wrong_arguments() {
         Ipa::train(data.path(), output.path()).with(flag, value).run().refused(2, &words);
         assert_empty(output.path());
     }
+}
+
+#[test]
+fn an_adapter_of_a_kind_that_cannot_be_trained_is_refused() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    let command =
+        six_steps(data.path(), output.path()).with("--init-adapter", fixture("variants").join("plus.safetensors"));
+    command.run().refused(1, &["only classic adapters are trained so far"]);
 }
