@@ -163,13 +163,13 @@ fn an_adapter_for_another_encoder_width() {
 
 #[test]
 fn an_adapter_of_another_kind() {
-    let resample = |tensors: &mut Vec<TensorBytes<'static>>| {
+    let of_faces = |tensors: &mut Vec<TensorBytes<'static>>| {
         tensors.retain(|tensor| !tensor.name.starts_with("image_proj."));
-        tensors.push(zeros("image_proj.latents", &[1, 16, 32]));
-        tensors.push(zeros("image_proj.proj_in.weight", &[32, 64]));
-        tensors.push(zeros("image_proj.norm_out.weight", &[32]));
+        tensors.push(zeros("image_proj.proj.0.weight", &[64, 16]));
+        tensors.push(zeros("image_proj.proj.2.weight", &[128, 64]));
+        tensors.push(zeros("image_proj.norm.weight", &[32]));
     };
-    assert_edited_adapter_refused(resample, &["adapter.safetensors", "Plus", "classic"]);
+    assert_edited_adapter_refused(of_faces, &["adapter.safetensors", "Portrait", "full-face can be used"]);
 }
 
 #[test]

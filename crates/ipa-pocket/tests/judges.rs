@@ -6,7 +6,7 @@
 
 use image::{RgbImage, imageops};
 use ipa_pocket::judge::{Agreement, judge};
-use ipa_pocket::{Scene, Split, render};
+use ipa_pocket::{Scene, Split, Subject, render};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -83,5 +83,19 @@ fn anything_is_judged_without_panic() {
     for size in [1, 2, 5, 16, 64] {
         let noise = RgbImage::from_fn(size, size + 3, |_, _| image::Rgb(rng.random()));
         judge(&noise);
+    }
+}
+
+#[test]
+fn subjects_are_told_by_their_colour_in_blurred_and_noisy_pictures_too() {
+    let is_found = |subject: Subject, picture: RgbImage, seed| subject.has_color(&degrade(picture, seed));
+    for subject in Subject::ALL {
+        let scenes = subject.held_out(300);
+        let found = scenes.par_iter().enumerate().filter(|(seed, s)| is_found(subject, s.render(64), *seed as u64));
+        let found = found.count();
+        assert!(found >= 294, "{subject:?}: {found} of 300");
+        let mistaken = |index: &u64| is_found(subject, render(&Scene::draw_at(7, *index, Split::Train), 64), *index);
+        let mistaken = (0..1_000).into_par_iter().filter(mistaken).count();
+        assert!(mistaken <= 10, "{subject:?} in {mistaken} of 1,000 scenes of the world");
     }
 }
