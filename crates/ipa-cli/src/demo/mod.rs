@@ -81,14 +81,15 @@ impl DemoArgs {
     fn extent(&self) -> Extent {
         match self.short {
             true => Extent { num_references: NUM_CASES, num_pictures: 1, num_steps: 2, num_check_steps: 2 },
-            false => Extent { num_references: 20, num_pictures: 3, num_steps: 25, num_check_steps: 50 },
+            false => Extent { num_references: 40, num_pictures: 3, num_steps: 25, num_check_steps: 50 },
         }
     }
 
-    /// The preset for a handful of pictures.
+    /// The preset for a handful of pictures, longer and gentler: the base adapter follows strangers well, and larger
+    /// steps take from what it knows as much as they add.
     fn settings(&self, resolution: u32) -> TrainConfig {
-        let preset = TrainConfig { seed: self.seed, ..TrainConfig::mini(resolution) };
-        if self.short { TrainConfig { epochs: 1, ..preset } } else { preset }
+        let epochs = if self.short { 1 } else { 20 };
+        TrainConfig { epochs, learning_rate: 3e-5, seed: self.seed, ..TrainConfig::mini(resolution) }
     }
 }
 
