@@ -4,6 +4,7 @@ use ipa_core::layers::{Conv2d, GroupNorm, LayerNorm, Linear, conv2d, group_norm,
 use ipa_core::tch::{Tensor, nn::Path};
 use ipa_core::{attention, merge_heads, split_heads};
 
+use crate::blocks::SiteCounter;
 use crate::{CrossAttentionHook, SiteId, UnetConfig};
 
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -131,6 +132,7 @@ pub(crate) struct TransformerSizes {
     heads: i64,
     context: i64,
     groups: i64,
+    depth: i64,
     is_linear: bool,
 }
 
@@ -142,6 +144,7 @@ impl TransformerSizes {
             heads: config.attention_head_dim.at(level),
             context: config.cross_attention_dim,
             groups: config.norm_num_groups,
+            depth: config.transformer_layers_per_block.at(level),
             is_linear: config.use_linear_projection,
         }
     }
@@ -178,29 +181,30 @@ impl Projection {
     }
 }
 
-/// A transformer block over the positions of a feature map.
+/// Transformer blocks over the positions of a feature map: one in Stable Diffusion 1.x and 2.x, up to ten in XL.
 #[derive(Debug)]
 pub(crate) struct Transformer2d {
     norm: GroupNorm,
     proj_in: Projection,
-    block: BasicTransformerBlock,
+    blocks: Vec<BasicTransformerBlock>,
     proj_out: Projection,
 }
 
 impl Transformer2d {
-    pub(crate) fn new(vs: &Path, sizes: TransformerSizes, site: SiteId) -> Self {
-        let TransformerSizes { width, groups, is_linear, .. } = sizes;
+    pub(crate) fn new(vs: &Path, sizes: TransformerSizes, sites: &mut SiteCounter) -> Self {
+        let TransformerSizes { width, groups, depth, is_linear, .. } = sizes;
+        let block = |index| BasicTransformerBlock::new(&(vs / "transformer_blocks" / index), sizes, sites.next());
         Self {
             norm: group_norm(&(vs / "norm"), groups, width, TRANSFORMER_NORM_EPS),
             proj_in: Projection::new(&(vs / "proj_in"), width, is_linear),
-            block: BasicTransformerBlock::new(&(vs / "transformer_blocks" / "0"), sizes, site),
+            blocks: (0..depth).map(block).collect(),
             proj_out: Projection::new(&(vs / "proj_out"), width, is_linear),
         }
     }
 
     pub(crate) fn forward(&self, hidden: &Tensor, context: &Tensor, hook: &dyn CrossAttentionHook) -> Tensor {
         let tokens = self.proj_in.to_tokens(&hidden.apply(&self.norm));
-        let tokens = self.block.forward(&tokens, context, hook);
+        let tokens = self.blocks.iter().fold(tokens, |tokens, block| block.forward(&tokens, context, hook));
         self.proj_out.to_features(&tokens, &hidden.size()) + hidden
     }
 }

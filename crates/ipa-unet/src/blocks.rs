@@ -19,7 +19,7 @@ pub(crate) struct Conditions<'a> {
 pub(crate) struct SiteCounter(usize);
 
 impl SiteCounter {
-    fn next(&mut self) -> SiteId {
+    pub(crate) fn next(&mut self) -> SiteId {
         self.0 += 1;
         SiteId(self.0 - 1)
     }
@@ -60,7 +60,7 @@ impl DownBlock {
             let has_attention = config.down_has_attention(level);
             Layer {
                 resnet: ResnetBlock2d::new(&(vs / "resnets" / index), config, inputs, width),
-                attention: has_attention.then(|| Transformer2d::new(&vs_attention, sizes, sites.next())),
+                attention: has_attention.then(|| Transformer2d::new(&vs_attention, sizes, sites)),
             }
         };
         let layers = (0..config.layers_per_block).map(&mut layer).collect();
@@ -98,7 +98,7 @@ impl MidBlock {
         let (width, sizes) = (config.block_out_channels[level], TransformerSizes::of_level(config, level));
         Self {
             resnet0: ResnetBlock2d::new(&(vs / "resnets" / "0"), config, width, width),
-            attention: Transformer2d::new(&(vs / "attentions" / "0"), sizes, sites.next()),
+            attention: Transformer2d::new(&(vs / "attentions" / "0"), sizes, sites),
             resnet1: ResnetBlock2d::new(&(vs / "resnets" / "1"), config, width, width),
         }
     }
@@ -132,7 +132,7 @@ impl UpBlock {
             let has_attention = config.up_has_attention(level);
             Layer {
                 resnet: ResnetBlock2d::new(&(vs / "resnets" / index), config, inputs, width),
-                attention: has_attention.then(|| Transformer2d::new(&vs_attention, sizes, sites.next())),
+                attention: has_attention.then(|| Transformer2d::new(&vs_attention, sizes, sites)),
             }
         };
         let layers = (0..num_layers).map(&mut layer).collect();

@@ -30,7 +30,10 @@ pub struct UnetConfig {
     pub cross_attention_dim: i64,
     /// Parity: the published name; it is the *number* of heads.
     #[serde(default = "eight")]
-    pub attention_head_dim: Heads,
+    pub attention_head_dim: PerLevel,
+    /// Transformer blocks of each attention: 1, and up to 10 in Stable Diffusion XL.
+    #[serde(default = "one")]
+    pub transformer_layers_per_block: PerLevel,
     /// Whether attention layers project by matrices, as in Stable Diffusion 2.x, instead of 1×1 convolutions.
     #[serde(default)]
     pub use_linear_projection: bool,
@@ -45,32 +48,52 @@ pub struct UnetConfig {
     pub others: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Attention heads of the levels, finest first.
+/// A number of every level, finest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Heads {
-    /// The same number at every level, as in Stable Diffusion 1.x.
+pub enum PerLevel {
+    /// The same at every level, as in Stable Diffusion 1.x.
     All(i64),
-    /// Each level's own, as in Stable Diffusion 2.x, where every head is 64 wide.
-    PerLevel(Vec<i64>),
+    /// Each level's own, as the heads of Stable Diffusion 2.x, which are all 64 wide.
+    Each(Vec<i64>),
 }
 
-impl Heads {
-    /// Heads of a level, counted from the finest.
+impl PerLevel {
+    /// That of a level, counted from the finest.
     pub(crate) fn at(&self, level: usize) -> i64 {
         match self {
-            Self::All(heads) => *heads,
-            Self::PerLevel(heads) => heads[level],
+            Self::All(number) => *number,
+            Self::Each(numbers) => numbers[level],
         }
     }
+
+    fn check(&self, name: &str, levels: usize, allowed: std::ops::RangeInclusive<i64>) -> Result<(), String> {
+        let numbers = match self {
+            Self::All(number) => std::slice::from_ref(number),
+            Self::Each(numbers) => numbers,
+        };
+        let is_one_each = matches!(self, Self::All(_)) || numbers.len() == levels;
+        match is_one_each && numbers.iter().all(|number| allowed.contains(number)) {
+            true => Ok(()),
+            false => Err(format!(
+                "`{name}` is {numbers:?}; expected {} to {}, once or for each of {levels} levels",
+                allowed.start(),
+                allowed.end()
+            )),
+        }
+    }
+}
+
+fn one() -> PerLevel {
+    PerLevel::All(1)
 }
 
 fn two() -> i64 {
     2
 }
 
-fn eight() -> Heads {
-    Heads::All(8)
+fn eight() -> PerLevel {
+    PerLevel::All(8)
 }
 
 fn thirty_two() -> i64 {
@@ -79,6 +102,12 @@ fn thirty_two() -> i64 {
 
 fn default_norm_eps() -> f64 {
     1e-5
+}
+
+/// One attention of a level.
+struct Transformer {
+    name: String,
+    level: usize,
 }
 
 /// One cross-attention layer.
@@ -101,10 +130,25 @@ impl UnetConfig {
     /// Stable Diffusion 2.x: 865,910,724 parameters.
     pub fn sd21() -> Self {
         Self {
-            attention_head_dim: Heads::PerLevel(vec![5, 10, 20, 20]),
+            attention_head_dim: PerLevel::Each(vec![5, 10, 20, 20]),
             use_linear_projection: true,
             cross_attention_dim: 1024,
             ..Self::sd15()
+        }
+    }
+
+    /// The blocks of Stable Diffusion XL, whose 70 cross-attention layers its adapters count. What XL adds to the time
+    /// embedding is not built, so that its adapters can be checked and trained for, but not draw.
+    pub fn sdxl() -> Self {
+        let names = |names: [&str; 3]| names.map(str::to_owned).to_vec();
+        Self {
+            sample_size: Some(128),
+            down_block_types: names(["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]),
+            up_block_types: names(["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]),
+            attention_head_dim: PerLevel::Each(vec![5, 10, 20]),
+            transformer_layers_per_block: PerLevel::Each(vec![1, 2, 10]),
+            use_linear_projection: true,
+            ..Self::like_sd15(vec![320, 640, 1280], 2048)
         }
     }
 
@@ -125,7 +169,8 @@ impl UnetConfig {
             block_out_channels,
             layers_per_block: 2,
             cross_attention_dim,
-            attention_head_dim: Heads::All(8),
+            attention_head_dim: PerLevel::All(8),
+            transformer_layers_per_block: PerLevel::All(1),
             use_linear_projection: false,
             norm_num_groups: 32,
             norm_eps: 1e-5,
@@ -135,24 +180,35 @@ impl UnetConfig {
 
     /// The cross-attention layers in execution order; [`SiteId`](crate::SiteId) indexes this list.
     pub fn sites(&self) -> Vec<Site> {
-        let levels = self.block_out_channels.len();
-        // `level` counts from the finest, whichever way a block's own number counts.
-        let site = |block: &str, layer: i64, level: usize| Site {
-            name: format!("{block}.attentions.{layer}.transformer_blocks.0.attn2"),
-            width: self.block_out_channels[level],
-            heads: self.attention_head_dim.at(level),
-        };
         let mut sites = Vec::new();
-        for level in (0..levels).filter(|&level| self.down_has_attention(level)) {
-            let block = format!("down_blocks.{level}");
-            sites.extend((0..self.layers_per_block).map(|layer| site(&block, layer, level)));
-        }
-        sites.push(site("mid_block", 0, levels - 1));
-        for up_level in (0..levels).filter(|&level| self.up_has_attention(level)) {
-            let block = format!("up_blocks.{up_level}");
-            sites.extend((0..=self.layers_per_block).map(|layer| site(&block, layer, levels - 1 - up_level)));
+        for Transformer { name, level } in self.transformers() {
+            let site = |block| Site {
+                name: format!("{name}.transformer_blocks.{block}.attn2"),
+                width: self.block_out_channels[level],
+                heads: self.attention_head_dim.at(level),
+            };
+            sites.extend((0..self.transformer_layers_per_block.at(level)).map(site));
         }
         sites
+    }
+
+    /// The attentions, of one or more transformer blocks each, in execution order.
+    fn transformers(&self) -> Vec<Transformer> {
+        let levels = self.block_out_channels.len();
+        // `level` counts from the finest, whichever way a block's own number counts.
+        let transformer =
+            |block: &str, layer: i64, level: usize| Transformer { name: format!("{block}.attentions.{layer}"), level };
+        let mut transformers = Vec::new();
+        for level in (0..levels).filter(|&level| self.down_has_attention(level)) {
+            let block = format!("down_blocks.{level}");
+            transformers.extend((0..self.layers_per_block).map(|layer| transformer(&block, layer, level)));
+        }
+        transformers.push(transformer("mid_block", 0, levels - 1));
+        for up_level in (0..levels).filter(|&level| self.up_has_attention(level)) {
+            let (block, level) = (format!("up_blocks.{up_level}"), levels - 1 - up_level);
+            transformers.extend((0..=self.layers_per_block).map(|layer| transformer(&block, layer, level)));
+        }
+        transformers
     }
 
     /// How many cross-attention layers lie in each part, for the numbering of published adapters.
@@ -185,13 +241,8 @@ impl UnetConfig {
                 self.block_out_channels[0]
             ));
         }
-        if let Heads::PerLevel(heads) = &self.attention_head_dim
-            && heads.len() != levels
-        {
-            return Err(format!(
-                "`attention_head_dim` is {heads:?}; expected a number, or one for each of {levels} levels"
-            ));
-        }
+        self.attention_head_dim.check("attention_head_dim", levels, 1..=MAX_WIDTH)?;
+        self.transformer_layers_per_block.check("transformer_layers_per_block", levels, 1..=MAX_LAYERS)?;
         let fits = |width: i64, heads: i64| {
             let divides = |parts: i64| parts > 0 && width % parts == 0;
             (1..=MAX_WIDTH).contains(&width) && divides(self.norm_num_groups) && divides(heads)
@@ -236,7 +287,6 @@ impl ipa_core::Config for UnetConfig {
             ("dual_cross_attention", false.into()),
             ("resnet_time_scale_shift", "default".into()),
             ("time_embedding_type", "positional".into()),
-            ("transformer_layers_per_block", 1.into()),
             ("conv_in_kernel", 3.into()),
             ("conv_out_kernel", 3.into()),
         ];
@@ -283,6 +333,18 @@ mod tests {
     }
 
     #[test]
+    fn sdxl_has_its_seventy_sites_in_execution_order() {
+        let config = UnetConfig::sdxl();
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.site_counts(), ipa_formats::SiteCounts { down: 24, mid: 10, up: 36 });
+        let sites = config.sites();
+        assert_eq!(sites[0].name, "down_blocks.1.attentions.0.transformer_blocks.0.attn2");
+        assert_eq!(sites[33].name, "mid_block.attentions.0.transformer_blocks.9.attn2");
+        assert_eq!(sites[69].name, "up_blocks.1.attentions.2.transformer_blocks.1.attn2");
+        assert_eq!([sites[3].width, sites[4].width, sites[69].width], [640, 1280, 640]);
+    }
+
+    #[test]
     fn what_is_not_computed_here_is_refused_by_field() {
         let mut config = UnetConfig::sd15();
         assert_eq!(config.check(), Ok(()));
@@ -295,7 +357,7 @@ mod tests {
         let config = UnetConfig::sd21();
         assert_eq!(config.check(), Ok(()));
         assert!(config.sites().iter().all(|site| site.width == 64 * site.heads));
-        let short = UnetConfig { attention_head_dim: Heads::PerLevel(vec![5, 10]), ..config };
+        let short = UnetConfig { attention_head_dim: PerLevel::Each(vec![5, 10]), ..config };
         assert!(short.check().expect_err("two of four levels").contains("attention_head_dim"));
     }
 

@@ -22,7 +22,7 @@ mod resnet;
 mod time;
 mod unet;
 
-pub use config::{Heads, Site, UnetConfig};
+pub use config::{PerLevel, Site, UnetConfig};
 pub use hook::{CrossAttentionHook, NoHook, SiteId};
 pub use time::timestep_embedding;
 pub use unet::Unet;

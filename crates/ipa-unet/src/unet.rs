@@ -1,9 +1,11 @@
 //! The whole network.
 
-use ipa_core::layers::{Conv2d, GroupNorm, conv2d, group_norm};
-use ipa_core::tch::{Device, Kind, Tensor, nn::Path};
-use ipa_core::{Component, WeightsError, load_component, same_name};
+use std::collections::HashMap;
 
+use ipa_core::layers::{Conv2d, GroupNorm, conv2d, group_norm};
+use ipa_core::tch::nn::{Path, VarStore};
+use ipa_core::tch::{Device, Kind, Tensor};
+use ipa_core::{Component, WeightsError, load_component, same_name};
 use ipa_formats::ComponentFiles;
 
 use crate::blocks::{Conditions, DownBlock, MidBlock, SiteCounter, UpBlock};
@@ -65,6 +67,24 @@ impl Unet {
         load_component(&files.into(), options, same_name, |vs, config| Self::new(&vs, config))
     }
 
+    /// The same network with some of its weights replaced; all others are shared, so that it costs no more memory than
+    /// those and leaves this one as it is.
+    ///
+    /// `variables` are this network's, `patches` the replacements, of the same shapes, by name.
+    ///
+    /// # Panics
+    /// If `variables` lacks one.
+    pub fn patched(&self, variables: &HashMap<String, Tensor>, patches: &HashMap<String, Tensor>) -> Self {
+        let any = variables.values().next().expect("a network has variables");
+        let mut vs = VarStore::new(any.device());
+        vs.set_kind(any.kind());
+        let patched = Self::new(&vs.root(), &self.config);
+        for (name, mut variable) in vs.variables() {
+            variable.set_data(patches.get(&name).unwrap_or_else(|| &variables[&name]));
+        }
+        patched
+    }
+
     /// The sizes it was built with.
     pub fn config(&self) -> &UnetConfig {
         &self.config
@@ -104,7 +124,6 @@ impl Unet {
 mod tests {
     use super::*;
     use ipa_core::layers::num_parameters;
-    use ipa_core::tch::nn::VarStore;
 
     #[test]
     fn sd15_has_the_published_number_of_parameters() {
@@ -120,15 +139,24 @@ mod tests {
         assert_eq!(num_parameters(&vs), 865_910_724);
     }
 
+    /// All 2,567,463,684 but the 5,245,440 of the embedding that it adds to time.
+    #[test]
+    fn sdxl_has_the_published_number_of_parameters() {
+        let vs = VarStore::new(Device::Cpu);
+        Unet::new(&vs.root(), &UnetConfig::sdxl());
+        assert_eq!(num_parameters(&vs), 2_567_463_684 - (2816 * 1280 + 1280) - (1280 * 1280 + 1280));
+    }
+
     #[test]
     fn every_site_is_where_the_config_says() {
-        let vs = VarStore::new(Device::Cpu);
-        let config = UnetConfig::sd15();
-        Unet::new(&vs.root(), &config);
-        let variables = vs.variables();
-        for site in config.sites() {
-            let to_q = &variables[&format!("{}.to_q.weight", site.name)];
-            assert_eq!(to_q.size(), [site.width, site.width], "{}", site.name);
+        for config in [UnetConfig::sd15(), UnetConfig::sdxl()] {
+            let vs = VarStore::new(Device::Cpu);
+            Unet::new(&vs.root(), &config);
+            let variables = vs.variables();
+            for site in config.sites() {
+                let to_q = &variables[&format!("{}.to_q.weight", site.name)];
+                assert_eq!(to_q.size(), [site.width, site.width], "{}", site.name);
+            }
         }
     }
 }

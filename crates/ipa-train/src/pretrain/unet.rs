@@ -9,7 +9,7 @@ use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, Component, ThreadLimit, WeightsError};
 use ipa_pocket::Split;
 use ipa_sample::{NoiseSchedule, SchedulerConfig};
-use ipa_unet::{Heads, NoHook, Unet, UnetConfig};
+use ipa_unet::{NoHook, PerLevel, Unet, UnetConfig};
 use ipa_vae::Vae;
 use serde_json::json;
 
@@ -27,7 +27,7 @@ const TEXT: &str = "text";
 pub fn config(text_width: i64) -> UnetConfig {
     UnetConfig {
         sample_size: Some(16),
-        attention_head_dim: Heads::All(4),
+        attention_head_dim: PerLevel::All(4),
         norm_num_groups: 16,
         ..UnetConfig::like_sd15(vec![48, 96, 96, 96], text_width)
     }
