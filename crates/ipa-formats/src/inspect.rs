@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::adapter::{AdapterInfo, is_adapter, recognise_adapter};
+use crate::adapter::{AdapterDialect, AdapterInfo, inspect_adapter, is_adapter};
 use crate::{
     Dtype, FormatError, ModelFolder, SingleFileError, SingleFileInfo, SingleFileOptions, TensorInfo, Weights,
     read_json, read_json_if_there, read_single_file, weights_file,
@@ -57,6 +57,8 @@ pub enum Content {
     Adapter {
         /// Its kind and sizes.
         adapter: AdapterInfo,
+        /// The names it uses.
+        dialect: AdapterDialect,
     },
     /// A single-file checkpoint, or a model in such a file's names.
     SingleFile {
@@ -187,12 +189,9 @@ fn inspect_file(path: &Path) -> Result<FileInspection, FormatError> {
 }
 
 fn content_of(weights: &Weights, tensors: &BTreeMap<String, TensorInfo>) -> Result<Content, FormatError> {
-    let path = weights.path();
     if is_adapter(tensors) {
-        let adapter = recognise_adapter(tensors);
-        return adapter
-            .map(|adapter| Content::Adapter { adapter })
-            .map_err(|source| FormatError::Adapter { path: path.to_owned(), source });
+        let (adapter, dialect) = inspect_adapter(weights)?;
+        return Ok(Content::Adapter { adapter, dialect });
     }
     let has = |start: &str| tensors.keys().any(|name| name.starts_with(start));
     let text = has("text_model.") || has("embeddings.token_embedding.");
@@ -369,9 +368,11 @@ mod tests {
         }
     }
 
-    const ADAPTER: [(&str, &[usize]); 4] = [
+    const ADAPTER: [(&str, &[usize]); 6] = [
         ("image_proj.proj.weight", &[32, 6]),
+        ("image_proj.proj.bias", &[32]),
         ("image_proj.norm.weight", &[8]),
+        ("image_proj.norm.bias", &[8]),
         ("ip_adapter.1.to_k_ip.weight", &[4, 8]),
         ("ip_adapter.1.to_v_ip.weight", &[4, 8]),
     ];
@@ -379,17 +380,20 @@ mod tests {
     #[test]
     fn an_adapter_file_is_described_from_its_header() {
         let file = inspected_file(&ADAPTER);
-        let Content::Adapter { adapter } = &file.content else { panic!("{:?}", file.content) };
+        let Content::Adapter { adapter, dialect } = &file.content else { panic!("{:?}", file.content) };
         assert_eq!((adapter.num_tokens, adapter.num_layers, adapter.cross_attention_dim), (4, 1, 8));
-        assert_eq!((file.summary.num_tensors, file.summary.num_parameters), (4, 32 * 6 + 8 + 2 * 32));
-        let total = DtypeTotal { num_tensors: 4, num_parameters: 264, bytes: 528 };
+        assert_eq!(*dialect, AdapterDialect::Published);
+        assert_eq!((file.summary.num_tensors, file.summary.num_parameters), (6, 32 * 6 + 32 + 2 * 8 + 2 * 32));
+        let total = DtypeTotal { num_tensors: 6, num_parameters: 304, bytes: 608 };
         assert_eq!(file.summary.dtypes, BTreeMap::from([(Dtype::F16, total)]));
         assert_eq!(file.metadata["format"], "pt");
         assert!(file.tensors.iter().map(|tensor| tensor.name.as_str()).eq(ADAPTER_SORTED));
     }
 
-    const ADAPTER_SORTED: [&str; 4] = [
+    const ADAPTER_SORTED: [&str; 6] = [
+        "image_proj.norm.bias",
         "image_proj.norm.weight",
+        "image_proj.proj.bias",
         "image_proj.proj.weight",
         "ip_adapter.1.to_k_ip.weight",
         "ip_adapter.1.to_v_ip.weight",
@@ -415,7 +419,7 @@ mod tests {
     fn an_incomplete_adapter_is_an_error_with_file_and_tensor() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cut.safetensors");
-        write_halves(&path, &ADAPTER[..3]);
+        write_halves(&path, &ADAPTER[..5]);
         let error = with_causes(&inspect(&path).unwrap_err());
         assert!(error.contains("cut.safetensors") && error.contains("ip_adapter.1.to_v_ip.weight"), "{error}");
     }
@@ -506,7 +510,7 @@ mod tests {
         let json = serde_json::to_value(Inspection::File(inspected_file(&ADAPTER))).unwrap();
         assert_eq!(json["found"], "file");
         assert_eq!(json["content"]["adapter"]["kind"], "classic");
-        assert_eq!(json["dtypes"]["F16"]["bytes"], 528);
+        assert_eq!(json["dtypes"]["F16"]["bytes"], 608);
         assert_eq!(json["tensors"][0]["dtype"], "F16");
     }
 }

@@ -11,7 +11,8 @@
 //! - [`ModelFiles`] is a model in either form, whose parts are loaded in one way;
 //! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back,
 //!   [`single_file_tensors`] makes the latter;
-//! - [`inspect`] and [`recognise_adapter`] tell what a file or folder is from its headers.
+//! - [`AdapterFile`] reads an adapter of any published kind in any dialect, [`recognise_adapter`] its header alone;
+//! - [`inspect`] tells what a file or folder is from its headers.
 //!
 //! Files are taken to come from strangers. This crate computes with no tensor, executes nothing it
 //! finds in a file, and knows neither libtorch nor a network; torch pickles are read for their tensors and
@@ -51,7 +52,10 @@ mod single_file;
 mod tensor_file;
 mod weights;
 
-pub use adapter::{AdapterError, AdapterInfo, AdapterKind, BaseModel, ResamplerSizes, is_adapter, recognise_adapter};
+pub use adapter::{
+    AdapterCoupling, AdapterDialect, AdapterError, AdapterFile, AdapterInfo, AdapterKind, AdapterOptions,
+    AdapterVariant, BaseModel, Numbering, ResamplerSizes, UnknownVariant, is_adapter, recognise_adapter,
+};
 pub use atomic::write_atomically;
 pub use digest::{sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};

@@ -73,6 +73,8 @@ enum Place {
     File(usize),
     /// Made of tensors of the only file, which has another layout.
     Planned(TensorPlan),
+    /// The rows of these tensors of the files one after the other, often of a single one under another name.
+    Rows { info: TensorInfo, parts: Vec<(usize, String)> },
 }
 
 #[derive(Deserialize)]
@@ -98,6 +100,19 @@ impl Weights {
     pub(crate) fn planned(file: Arc<TensorFile>, plans: impl Iterator<Item = TensorPlan>) -> Self {
         let places = plans.map(|plan| (plan.name.clone(), Place::Planned(plan))).collect();
         Self { path: file.path().to_owned(), files: vec![file], places }
+    }
+
+    /// The same files under other names: each tensor is one of these, or the rows of several one after the other.
+    pub(crate) fn rearranged(self, made: impl Iterator<Item = (String, TensorInfo, Vec<String>)>) -> Self {
+        let part = |name: String| match self.places.get(&name) {
+            Some(Place::File(index)) => Some((*index, name)),
+            _ => None, // plans are for files that are not read so
+        };
+        let place = |(name, info, sources): (String, TensorInfo, Vec<String>)| {
+            (name, Place::Rows { info, parts: sources.into_iter().filter_map(part).collect() })
+        };
+        let places = made.map(place).collect();
+        Self { places, ..self }
     }
 
     fn open_parts(path: &Path) -> Result<Self, FormatError> {
@@ -151,6 +166,7 @@ impl Weights {
         match self.places.get(name)? {
             Place::File(index) => self.files.get(*index)?.tensors().get(name),
             Place::Planned(plan) => Some(&plan.info),
+            Place::Rows { info, .. } => Some(info),
         }
     }
 
@@ -160,6 +176,13 @@ impl Weights {
             Place::File(index) => self.files.get(*index)?.data(name),
             // The plan was made for this very file, so its sources are there and their sizes fit.
             Place::Planned(plan) => plan.gathered(|source| self.files.first()?.data(source)).ok(),
+            Place::Rows { parts, .. } => {
+                let mut data = parts.iter().map(|(index, name)| self.files.get(*index)?.data(name));
+                match &parts[..] {
+                    [_] => data.next()?,
+                    _ => Some(Cow::Owned(data.collect::<Option<Vec<_>>>()?.concat())),
+                }
+            }
         }
     }
 

@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ipa_formats::{
-    FormatError, PlainValue, SafetensorsFile, TensorFile, TorchError, TorchFile, TorchIndex, recognise_adapter,
+    AdapterDialect, AdapterFile, AdapterOptions, FormatError, PlainValue, SafetensorsFile, TensorFile, TorchError,
+    TorchFile, TorchIndex,
 };
 use serde_json::Value;
 
@@ -107,9 +108,10 @@ fn tied_tensors_share_their_bytes() {
 
 #[test]
 fn a_pickled_adapter_has_the_published_names() {
-    let file = TensorFile::open(&fixture("adapter.bin")).unwrap();
-    let adapter = recognise_adapter(file.tensors()).unwrap();
-    assert_eq!((adapter.num_tokens, adapter.num_layers, adapter.cross_attention_dim), (4, 2, 8));
+    let adapter = AdapterFile::open(&fixture("adapter.bin"), &AdapterOptions::default()).unwrap();
+    let info = adapter.info();
+    assert_eq!((info.num_tokens, info.num_layers, info.cross_attention_dim), (4, 2, 8));
+    assert_eq!(adapter.dialect(), AdapterDialect::Published);
 }
 
 #[test]
