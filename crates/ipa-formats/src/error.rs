@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::{AdapterError, SingleFileError, TorchError};
+use crate::{AdapterError, LoraError, SingleFileError, TorchError};
 
 /// A file or folder that could not be read, understood or written.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +164,14 @@ pub enum FormatError {
         path: PathBuf,
         /// What is wrong with it.
         source: AdapterError,
+    },
+    /// A LoRA file that is incomplete, of no known layout or for another model.
+    #[error("{path} is not a usable LoRA for this UNet")]
+    Lora {
+        /// File that was read.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: LoraError,
     },
     /// Tensors that are no single-file checkpoint of a known family, or a broken one.
     #[error("{path} is not a usable single-file checkpoint")]

@@ -12,6 +12,7 @@
 //! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back,
 //!   [`single_file_tensors`] makes the latter;
 //! - [`AdapterFile`] reads an adapter of any published kind in any dialect, [`recognise_adapter`] its header alone;
+//! - [`lora_layers`] finds the modules that a LoRA file changes;
 //! - [`inspect`] tells what a file or folder is from its headers.
 //!
 //! Files are taken to come from strangers. This crate computes with no tensor, executes nothing it
@@ -41,8 +42,10 @@ mod adapter;
 mod atomic;
 mod digest;
 mod error;
+mod floats;
 mod inspect;
 mod layout;
+mod lora;
 mod mapped;
 mod model_files;
 mod numbering;
@@ -64,6 +67,7 @@ pub use inspect::{
     WeightsSummary, inspect,
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
+pub use lora::{LoraError, LoraLayer, lora_layers};
 pub use model_files::{ComponentFiles, ModelFiles, ModelOptions, OpenSingleFile, SchedulerFields, settings_files};
 pub use numbering::{SiteCounts, published_number};
 pub use pickle::{PlainValue, TorchError, TorchFile, TorchIndex};
