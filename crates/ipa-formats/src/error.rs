@@ -173,6 +173,17 @@ pub enum FormatError {
         /// What is wrong with it.
         source: LoraError,
     },
+    /// A file that is to hold face embeddings.
+    #[error(
+        "cannot use {path} as face embeddings: {problem}; give a .npy, safetensors or torch file of at most 64 rows of \
+         at most 4096 finite floating-point numbers"
+    )]
+    Vectors {
+        /// File that was read.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Tensors that are no single-file checkpoint of a known family, or a broken one.
     #[error("{path} is not a usable single-file checkpoint")]
     SingleFile {

@@ -12,7 +12,7 @@
 //! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back,
 //!   [`single_file_tensors`] makes the latter;
 //! - [`AdapterFile`] reads an adapter of any published kind in any dialect, [`recognise_adapter`] its header alone;
-//! - [`lora_layers`] finds the modules that a LoRA file changes;
+//! - [`lora_layers`] finds the modules that a LoRA file changes, [`read_vectors`] reads face embeddings;
 //! - [`inspect`] tells what a file or folder is from its headers.
 //!
 //! Files are taken to come from strangers. This crate computes with no tensor, executes nothing it
@@ -53,6 +53,7 @@ mod pickle;
 mod safetensors;
 mod single_file;
 mod tensor_file;
+mod vectors;
 mod weights;
 
 pub use adapter::{
@@ -80,4 +81,5 @@ pub use single_file::{
     single_file_tensors,
 };
 pub use tensor_file::TensorFile;
+pub use vectors::{Vectors, read_vectors};
 pub use weights::{Weights, weights_file};
