@@ -40,6 +40,7 @@
 
 mod adapter;
 mod atomic;
+mod content;
 mod digest;
 mod error;
 mod floats;
@@ -61,11 +62,12 @@ pub use adapter::{
     AdapterVariant, BaseModel, Numbering, ResamplerSizes, UnknownVariant, is_adapter, recognise_adapter,
 };
 pub use atomic::write_atomically;
+pub use content::Content;
 pub use digest::{sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};
 pub use inspect::{
-    ComponentInspection, Content, DtypeTotal, FileInspection, Inspection, ModelInspection, TensorListing,
-    WeightsSummary, inspect,
+    ComponentInspection, DtypeTotal, FileInspection, Inspection, ModelInspection, TensorListing, WeightsSummary,
+    inspect,
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
 pub use lora::{LoraError, LoraLayer, lora_layers};
