@@ -157,8 +157,14 @@ pub enum FormatError {
         /// What does not fit.
         problem: String,
     },
+    /// None of the file's tensors is that of an adapter.
+    #[error("{path} is not an IP-Adapter: name a file such as ip-adapter_sd15.safetensors")]
+    NotAnAdapter {
+        /// File that was read.
+        path: PathBuf,
+    },
     /// An adapter file that is incomplete or of no known layout.
-    #[error("{path} is not a usable adapter")]
+    #[error("{path} cannot be used as an adapter")]
     Adapter {
         /// File that was read.
         path: PathBuf,

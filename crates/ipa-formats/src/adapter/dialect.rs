@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::AdapterError;
 use super::diffusers::projection_parts;
@@ -46,7 +46,8 @@ pub enum AdapterDialect {
 }
 
 /// How a file numbers the layers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Numbering {
     /// Self-attention even, cross-attention odd: 1, 3, 5, ….
     #[default]

@@ -61,7 +61,8 @@ impl AdapterFile {
     /// Opens an adapter in whichever dialect.
     ///
     /// # Errors
-    /// As [`Weights::open`]; [`FormatError::Adapter`] for anything but exactly the tensors of one kind.
+    /// As [`Weights::open`]; [`FormatError::NotAnAdapter`] and, for anything but exactly the tensors of one kind,
+    /// [`FormatError::Adapter`].
     pub fn open(path: &Path, options: &AdapterOptions) -> Result<Self, FormatError> {
         let weights = Weights::open(path)?;
         let (Translated { dialect, tensors, mut sources }, info) = read(&weights, options)?;
@@ -112,6 +113,9 @@ pub(crate) fn inspect_adapter(weights: &Weights) -> Result<(AdapterInfo, Adapter
 
 fn read(weights: &Weights, options: &AdapterOptions) -> Result<(Translated, AdapterInfo), FormatError> {
     let path = weights.path();
+    if !is_adapter(&weights.tensors()) {
+        return Err(FormatError::NotAnAdapter { path: path.to_owned() });
+    }
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
     Declared::new(options.variant, &weights.metadata(), &file_name)
         .and_then(|declared| translated(&weights.tensors(), options.numbering, &declared))
