@@ -120,7 +120,7 @@ impl Pipelines {
         let pipeline = if references.is_empty() { &self.plain } else { &self.adapted };
         let loaded = |path: &Option<PathBuf>| path.as_ref().map(|path| load_image(path).unwrap());
         let (init, mask) = (loaded(&case.request.init_image), loaded(&case.request.mask));
-        let pictures = Pictures { references: &references, init: init.as_ref(), mask: mask.as_ref() };
+        let pictures = Pictures { references: &references, init: init.as_ref(), mask: mask.as_ref(), named: None };
         pipeline.generate(&case.request, pictures, |_| GO).unwrap()
     }
 

@@ -9,14 +9,16 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use ipa_adapter::{AdapterConfig, IpAdapter};
+use ipa_adapter::{AdapterConfig, AdapterFile, AdapterOptions, ImageFeatures, IpAdapter};
 use ipa_clip::load_image;
 use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_core::{Component, save_tensors};
+use ipa_formats::AdapterVariant;
+use ipa_sample::{GenerateRequest, Pipeline};
 use ipa_sample::{NoiseSchedule, SchedulerConfig};
 use ipa_train::{
-    AdamW, AdamWConfig, Batch, Dataset, Drops, FrozenModels, Progress, TrainConfig, TrainError, Trainer, drops,
-    training_loss, training_pixels,
+    AdamW, AdamWConfig, Batch, Dataset, Drops, Features, FrozenModels, Progress, TrainConfig, TrainError, Trainer,
+    Variant, drops, training_loss, training_pixels,
 };
 use ipa_unet::{Unet, UnetConfig};
 use serde_json::{Value, json};
@@ -94,7 +96,7 @@ impl Step {
             noise: part("noise"),
             timesteps: part("timesteps"),
             text_embeds: part("text_embeds"),
-            image_embeds: part("image_embeds"),
+            image_features: part("image_embeds"),
         };
         training_loss(&self.unet.model, &self.adapter, &schedule(), &batch).unwrap()
     }
@@ -203,12 +205,12 @@ fn copies(tensors: impl IntoIterator<Item = (String, Tensor)>) -> BTreeMap<Strin
 
 /// All that two steps must not change: the UNet's variables, and what the encoders make of a row.
 fn frozen(models: &FrozenModels, dataset: &Dataset) -> BTreeMap<String, Tensor> {
-    let row = models.encode(dataset, 0, 64).unwrap();
+    let row = models.encode(dataset, 0, 64, ImageFeatures::Embedding).unwrap();
     let encoded = [
         ("encoded mean", &row.posterior().mean),
         ("encoded logvar", &row.posterior().logvar),
         ("encoded text", row.text_embeds()),
-        ("encoded image", row.image_embeds()),
+        ("encoded image", row.image_features()),
     ];
     let encoded = encoded.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
     copies(models.unet.vs.variables().into_iter().chain(encoded))
@@ -317,4 +319,115 @@ fn training_in_f16_is_refused() {
     let (_pictures, dataset) = dataset();
     let error = Trainer::new(&models, &dataset, TrainConfig::mini(64), None, |_| {}).unwrap_err();
     assert!(matches!(error, TrainError::HalfPrecision), "{error:?}");
+}
+
+/// Every variant, with the features that it can read.
+const VARIANTS: [(Variant, Features); 6] = [
+    (Variant::Classic, Features::Global),
+    (Variant::Plus, Features::Fine),
+    (Variant::Simple, Features::Global),
+    (Variant::Simple, Features::Fine),
+    (Variant::Prefusion, Features::Global),
+    (Variant::Prefusion, Features::Fine),
+];
+
+fn of_variant<'a>(
+    models: &'a FrozenModels,
+    dataset: &Dataset,
+    (variant, features): (Variant, Features),
+) -> Trainer<'a> {
+    let (variant, features) = (Some(variant), Some(features));
+    let config = TrainConfig { variant, features, epochs: 2, batch: 2, save_steps: 2, ..TrainConfig::mini(64) };
+    Trainer::new(models, dataset, config, None, |_| {}).unwrap()
+}
+
+#[test]
+fn every_variant_moves_all_its_tensors_and_says_what_it_is() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    for kind in VARIANTS {
+        let (mut trainer, out) = (of_variant(&models, &dataset, kind), tempfile::tempdir().unwrap());
+        let before = copies(trainer.adapter().variables());
+        trainer.run(out.path(), go_on).unwrap();
+        for (name, tensor) in trainer.adapter().variables() {
+            assert!(!tensor.equal(&before[&name]), "{kind:?}: {name}");
+        }
+        let file = AdapterFile::open(&out.path().join(ADAPTER), &AdapterOptions::default()).unwrap();
+        let expected = match kind {
+            (Variant::Classic, _) => (AdapterVariant::Base, 4),
+            (Variant::Plus, _) => (AdapterVariant::Plus, 16),
+            (Variant::Simple, Features::Global) => (AdapterVariant::Simple, 4),
+            (Variant::Simple, Features::Fine) => (AdapterVariant::Simple, 16),
+            (Variant::Prefusion, Features::Global) => (AdapterVariant::Prefusion, 4),
+            (Variant::Prefusion, Features::Fine) => (AdapterVariant::Prefusion, 16),
+        };
+        assert_eq!((file.info().variant(), file.info().num_tokens), expected, "{kind:?}");
+        assert_eq!(file.info().num_layers, if kind.0 == Variant::Simple { 0 } else { 16 });
+    }
+}
+
+#[test]
+fn every_variant_resumed_ends_in_the_same_bytes() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    for kind in VARIANTS {
+        let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        of_variant(&models, &dataset, kind).run(whole.path(), go_on).unwrap();
+        let stop = |progress: Progress| if progress.step == 2 { ControlFlow::Break(()) } else { go_on(progress) };
+        of_variant(&models, &dataset, kind).run(killed.path(), stop).unwrap_err();
+        let mut resumed = of_variant(&models, &dataset, kind);
+        resumed.resume(killed.path()).unwrap();
+        resumed.run(killed.path(), go_on).unwrap();
+        let bytes = |folder: &TempDir| fs::read(folder.path().join(ADAPTER)).unwrap();
+        assert!(bytes(&whole) == bytes(&killed), "{kind:?}");
+    }
+}
+
+#[test]
+fn every_variant_draws_and_at_scale_0_is_not_there() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    for kind in VARIANTS {
+        let out = tempfile::tempdir().unwrap();
+        of_variant(&models, &dataset, kind).run(out.path(), go_on).unwrap();
+        let pipeline = Pipeline::load(&tiny_sd(""), F32).unwrap();
+        let pipeline = pipeline.with_adapter(&out.path().join(ADAPTER), None).unwrap();
+        let reference = dataset.picture(0).unwrap();
+        let latents = |scale, references: &[image::RgbImage]| {
+            let request =
+                GenerateRequest { scale, num_steps: 2, width: Some(64), height: Some(64), ..Default::default() };
+            pipeline.generate(&request, references, |_| ControlFlow::Continue(())).unwrap().latents
+        };
+        let references = [reference];
+        let plain = latents(1.0, &[]);
+        assert!(latents(0.0, &references).equal(&plain), "{kind:?}");
+        assert!(!latents(1.0, &references).equal(&plain), "{kind:?}");
+    }
+}
+
+/// What looks at the text begins as the identity: a new prefusion adapter is the plus adapter of the same seed.
+#[test]
+fn prefusion_begins_as_plus() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let [plus, prefusion] =
+        [Variant::Plus, Variant::Prefusion].map(|variant| of_variant(&models, &dataset, (variant, Features::Fine)));
+    let features = models.encode(&dataset, 0, 64, ImageFeatures::Penultimate).unwrap();
+    let tokens = |trainer: &Trainer| trainer.adapter().ip_tokens(features.image_features()).unwrap();
+    assert!(tokens(&plus).equal(&tokens(&prefusion)));
+    let fused = prefusion.adapter().fused(&tokens(&prefusion), features.text_embeds());
+    assert!(fused.equal(&tokens(&plus)));
+}
+
+#[test]
+fn settings_that_contradict_the_adapter_to_begin_with_are_refused() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let plus = fixture_path("variants/plus.safetensors");
+    let refused = |config: TrainConfig| Trainer::new(&models, &dataset, config, Some(&plus), |_| {}).unwrap_err();
+    for (config, differs) in [
+        (TrainConfig { variant: Some(Variant::Classic), ..TrainConfig::mini(64) }, "variant"),
+        (TrainConfig { num_tokens: Some(4), ..TrainConfig::mini(64) }, "num_tokens"),
+    ] {
+        let error = refused(config);
+        assert!(matches!(error, TrainError::OtherKind { field } if field == differs), "{error:?}");
+    }
+    let config = TrainConfig { variant: Some(Variant::Plus), num_tokens: Some(6), epochs: 1, ..TrainConfig::mini(64) };
+    let out = tempfile::tempdir().unwrap();
+    Trainer::new(&models, &dataset, config, Some(&plus), |_| {}).unwrap().run(out.path(), go_on).unwrap();
 }

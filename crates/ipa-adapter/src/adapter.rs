@@ -4,29 +4,37 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use ipa_core::layers::{Linear, linear_no_bias};
-use ipa_core::noise::Draws;
-use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
+use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, WeightsError, save_variables, split_heads};
-use ipa_formats::{AdapterInfo, Weights, published_number};
+use ipa_formats::{AdapterCoupling, AdapterFile, AdapterInfo, AdapterOptions, published_number};
 use ipa_unet::UnetConfig;
 use serde_json::Value;
 
-use crate::projection::{ImageFeatures, Projection, ProjectionConfig};
-use crate::{AdapterError, ImagePrompt};
+use crate::projection::{Prefusion, Projection, ProjectionConfig};
+use crate::{AdapterError, Features, ImageFeatures, ImagePrompt, Lora};
 
 /// Kind and sizes of an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
-    /// What makes tokens of a picture.
+    /// What makes tokens of a reference.
     pub projection: ProjectionConfig,
+    /// How the UNet comes to see the tokens.
+    pub coupling: AdapterCoupling,
+    /// Rank of the changes to the UNet's weights that are inside the adapter, if any are.
+    pub lora_rank: Option<i64>,
     /// The UNet it belongs to.
     pub unet: UnetConfig,
 }
 
 impl AdapterConfig {
+    /// One whose tokens get attention of their own, which is all published ones but FaceID.
+    pub fn new(projection: ProjectionConfig, unet: &UnetConfig) -> Self {
+        Self { projection, coupling: AdapterCoupling::Decoupled, lora_rank: None, unet: unet.clone() }
+    }
+
     /// The base adapter: four tokens from one embedding.
     pub fn classic(embed_dim: i64, unet: &UnetConfig) -> Self {
-        Self { projection: ProjectionConfig::Classic { embed_dim, num_tokens: 4 }, unet: unet.clone() }
+        Self::new(ProjectionConfig::Classic { embed_dim, num_tokens: 4 }, unet)
     }
 }
 
@@ -38,13 +46,15 @@ struct DecoupledSite {
     heads: i64,
 }
 
-/// An image-prompt adapter for one base model and one image encoder.
+/// An image-prompt adapter for one base model.
 #[derive(Debug)]
 pub struct IpAdapter {
     config: AdapterConfig,
     vs: VarStore,
     image_proj: Projection,
-    sites: Vec<DecoupledSite>, // in execution order
+    prefusion: Option<Prefusion>,
+    sites: Vec<DecoupledSite>, // in execution order; none if the UNet's own attention reads the tokens
+    lora: Option<Lora>,
 }
 
 impl IpAdapter {
@@ -52,69 +62,49 @@ impl IpAdapter {
     pub fn new(config: &AdapterConfig, (device, kind): (Device, Kind)) -> Self {
         let mut vs = VarStore::new(device);
         vs.set_kind(kind);
-        let (width, counts) = (config.unet.cross_attention_dim, config.unet.site_counts());
-        let decoupled = |(index, site): (usize, ipa_unet::Site)| {
-            let vs = vs.root() / "ip_adapter" / published_number(index, counts);
-            DecoupledSite {
-                to_k_ip: linear_no_bias(&(&vs / "to_k_ip"), width, site.width),
-                to_v_ip: linear_no_bias(&(&vs / "to_v_ip"), width, site.width),
-                heads: site.heads,
-            }
+        let (root, width) = (vs.root(), config.unet.cross_attention_dim);
+        let attention = &root / "ip_adapter";
+        let sites = match config.coupling {
+            AdapterCoupling::Concatenated => Vec::new(),
+            AdapterCoupling::Decoupled | AdapterCoupling::Prefused => DecoupledSite::all(&attention, &config.unet),
         };
-        let image_proj = Projection::new(&(vs.root() / "image_proj"), &config.projection, width);
-        let sites = config.unet.sites().into_iter().enumerate().map(decoupled).collect();
-        Self { config: config.clone(), vs, image_proj, sites }
+        let is_prefused = config.coupling == AdapterCoupling::Prefused;
+        Self {
+            image_proj: Projection::new(&(&root / "image_proj"), &config.projection, width),
+            prefusion: is_prefused.then(|| Prefusion::new(&(&root / "prefusion"), width)),
+            sites,
+            lora: config.lora_rank.map(|rank| Lora::declared(&attention, &config.unet, rank)),
+            config: config.clone(),
+            vs,
+        }
     }
 
-    /// Loads a published adapter file (flat safetensors, or torch's nested `.bin`; `adapter_modules.` is read as
-    /// `ip_adapter.`).
+    /// Loads an adapter file in any of the layouts that [`AdapterFile::open`] reads.
     ///
     /// # Errors
-    /// [`AdapterError`] if the file is broken, of another kind, or for another base model.
+    /// [`AdapterError`] if the file is broken or for another base model.
     pub fn load(path: &Path, unet: &UnetConfig, options: (Device, Kind)) -> Result<Self, AdapterError> {
-        let weights = Weights::open(path).map_err(WeightsError::from)?;
-        let info = ipa_formats::recognise_adapter(&weights.tensors())
-            .map_err(|source| AdapterError::NotAnAdapter { path: path.into(), source })?;
-        let unknown = || AdapterError::Kind { path: path.into(), kind: format!("{:?}", info.kind) };
-        let projection = ProjectionConfig::of(&info).ok_or_else(unknown)?;
-        check_base(path, &info, unet)?;
-        let adapter = Self::new(&AdapterConfig { projection, unet: unet.clone() }, options);
-        Checkpoint::open(path)?.renamed(published_name).load_into(&adapter.vs)?;
-        Ok(adapter)
+        Self::load_file(AdapterFile::open(path, &AdapterOptions::default()).map_err(WeightsError::from)?, unet, options)
     }
 
-    /// Fills a new classic adapter as the reference trainer does: every K', V' a copy of the layer's K, V; the
-    /// projection uniform in `±1/√fan_in`.
+    /// As [`IpAdapter::load`], of a file that is open already, perhaps with options.
     ///
-    /// `unet` are the UNet's variables by name.
-    ///
-    /// # Panics
-    /// If they are not those of the configured UNet, or the adapter is of another kind.
-    pub fn initialize(&self, unet: &HashMap<String, Tensor>, seed: u64) {
-        let _no_grad = tch::no_grad_guard();
-        let set = |name: &str, value: &Tensor| {
-            let mut variable = self.vs.variables().remove(name).expect("a variable of this adapter");
-            variable.set_data(&value.detach().copy().to_kind(self.vs.kind()).to_device(self.vs.device()));
+    /// # Errors
+    /// As [`IpAdapter::load`].
+    pub fn load_file(file: AdapterFile, unet: &UnetConfig, options: (Device, Kind)) -> Result<Self, AdapterError> {
+        let info = file.info();
+        let path = file.weights().path().to_path_buf();
+        check_base(&path, info, unet)?;
+        let no_size = || AdapterError::Sizes { path: path.clone() };
+        let config = AdapterConfig {
+            projection: ProjectionConfig::of(info).ok_or_else(no_size)?,
+            coupling: info.coupling,
+            lora_rank: info.lora_rank.map(|rank| rank as i64),
+            unet: unet.clone(),
         };
-        let counts = self.config.unet.site_counts();
-        for (index, site) in self.config.unet.sites().iter().enumerate() {
-            let number = published_number(index, counts);
-            for (from, to) in [("to_k", "to_k_ip"), ("to_v", "to_v_ip")] {
-                let weight = &unet[&format!("{}.{from}.weight", site.name)];
-                set(&format!("ip_adapter.{number}.{to}.weight"), weight);
-            }
-        }
-        let ProjectionConfig::Classic { embed_dim, num_tokens } = self.config.projection else {
-            panic!("only classic adapters are begun from nothing");
-        };
-        let (width, bound) = (self.config.unet.cross_attention_dim, 1.0 / (embed_dim as f64).sqrt());
-        let outputs = num_tokens * width;
-        let mut draws = Draws::counted(seed, "image_proj", 0);
-        for (name, shape) in [("weight", vec![outputs, embed_dim]), ("bias", vec![outputs])] {
-            set(&format!("image_proj.proj.{name}"), &((draws.uniform(&shape) * 2.0 - 1.0) * bound));
-        }
-        set("image_proj.norm.weight", &Tensor::ones([width], (Kind::Float, Device::Cpu)));
-        set("image_proj.norm.bias", &Tensor::zeros([width], (Kind::Float, Device::Cpu)));
+        let adapter = Self::new(&config, options);
+        Checkpoint::of(file.into_weights()).load_into(&adapter.vs)?;
+        Ok(adapter)
     }
 
     /// Writes the published layout in `kind`; published files are f16.
@@ -135,34 +125,51 @@ impl IpAdapter {
         self.vs.variables()
     }
 
-    /// What of a picture it reads.
-    pub fn features(&self) -> ImageFeatures {
-        self.config.projection.features()
+    /// What of a picture it reads, if it reads pictures.
+    pub fn image_features(&self) -> Option<ImageFeatures> {
+        self.config.projection.image_features()
     }
 
-    /// Image features as prompt tokens.
+    /// Changes to the UNet's weights that are inside the file, if any are.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.lora.as_ref()
+    }
+
+    /// References as prompt tokens.
     ///
     /// # Shapes
-    /// - `features`: embeddings `[batch, width]` or penultimate features `[batch, patches, width]`, as
-    ///   [`IpAdapter::features`] says; with a dimension for the images after `batch` for several in one prompt
+    /// - `features`: one reference a row, or several in one prompt after another
     /// - result: `[batch, images · num_tokens, cross_attention_dim]`
     ///
     /// # Errors
-    /// [`AdapterError::EmbedDim`] or [`AdapterError::FeatureWidth`] if `width` is not the one this adapter was trained
-    /// for.
+    /// [`AdapterError::EmbedDim`], [`AdapterError::FeatureWidth`] or [`AdapterError::FaceWidth`] if a width is not the
+    /// one this adapter was trained for; [`AdapterError::NeedsPicture`] or [`AdapterError::NeedsFace`] if something it
+    /// reads is not there.
     ///
     /// # Panics
     /// If `features` has too few dimensions.
-    pub fn ip_tokens(&self, features: &Tensor) -> Result<Tensor, AdapterError> {
-        let size = features.size();
-        self.check_width(size[size.len() - 1])?;
-        let each = match self.features() {
-            ImageFeatures::Embedding => &size[size.len() - 1..],
-            ImageFeatures::Penultimate => &size[size.len() - 2..],
-        };
-        let features = features.to_device(self.vs.device()).to_kind(self.vs.kind());
-        let tokens = self.image_proj.forward(&features.reshape([&[-1], each].concat()));
-        Ok(tokens.reshape([size[0], -1, self.config.unet.cross_attention_dim]))
+    pub fn ip_tokens(&self, features: impl Into<Features>) -> Result<Tensor, AdapterError> {
+        let features = features.into();
+        let projection = &self.config.projection;
+        let last = |tensor: &Tensor| tensor.size().last().copied().unwrap_or_default();
+        let mut batch = 1;
+        let mut rows = Features { image: None, face: None, structure: features.structure };
+        if let Some(kind) = self.image_features() {
+            let image = features.image.as_ref().ok_or(AdapterError::NeedsPicture)?;
+            self.check_width(last(image))?;
+            batch = image.size()[0];
+            rows.image = Some(as_rows(image, kind.dimensions()));
+        }
+        if let Some(expected) = projection.face_width() {
+            let face = features.face.as_ref().ok_or(AdapterError::NeedsFace { width: expected })?;
+            if last(face) != expected {
+                return Err(AdapterError::FaceWidth { found: last(face), expected });
+            }
+            batch = face.size()[0];
+            rows.face = Some(as_rows(face, 1));
+        }
+        let tokens = self.image_proj.forward(&rows.to(self.vs.device(), self.vs.kind()));
+        Ok(tokens.reshape([batch, -1, self.config.unet.cross_attention_dim]))
     }
 
     /// Checks that an encoder's features are as wide as those this adapter was trained for.
@@ -170,33 +177,25 @@ impl IpAdapter {
     /// # Errors
     /// [`AdapterError::EmbedDim`] or [`AdapterError::FeatureWidth`].
     pub fn check_width(&self, found: i64) -> Result<(), AdapterError> {
-        let expected = self.config.projection.input();
-        match self.features() {
-            _ if found == expected => Ok(()),
-            ImageFeatures::Embedding => Err(AdapterError::EmbedDim { found, expected }),
-            ImageFeatures::Penultimate => Err(AdapterError::FeatureWidth { found, expected }),
-        }
+        check_image_width(&self.config.projection, found)
     }
 
-    /// Projects image features into prompt tokens and prepares every cross-attention layer.
+    /// Projects references into prompt tokens and prepares every cross-attention layer.
     ///
     /// Decoupled cross-attention (arXiv:2308.06721 §3.2): `Attn(Q, K, V) + scale · Attn(Q, K', V')`.
     /// `scale` 0 gives the plain UNet, 1 the trained strength; values above 1 are allowed.
     ///
-    /// # Shapes
-    /// - `features`: as for [`IpAdapter::ip_tokens`]; embeddings are not normalized
-    ///
     /// # Errors
     /// As [`IpAdapter::ip_tokens`].
-    pub fn prompt(&self, features: &Tensor, scale: f64) -> Result<ImagePrompt, AdapterError> {
-        Ok(self.prepare(&self.ip_tokens(features)?, scale))
+    pub fn prompt(&self, features: impl Into<Features>, scale: f64) -> Result<ImagePrompt, AdapterError> {
+        Ok(self.prompt_of(&self.ip_tokens(features)?, scale))
     }
 
     /// As [`IpAdapter::prompt`] for classifier-free guidance: batch `[unconditional; conditional]`.
     ///
     /// The unconditional half sees `unconditional` in place of every image, through the same projection at the same
-    /// scale. The reference takes zeros in place of embeddings, and the features of a picture of zeros, after
-    /// normalisation, in place of penultimate features.
+    /// scale. The reference takes zeros in place of embeddings and identities, and the features of a picture of zeros,
+    /// after normalisation, in place of penultimate features.
     ///
     /// # Shapes
     /// - `unconditional`: as `features`, or sizes of one that stretch to it
@@ -205,37 +204,96 @@ impl IpAdapter {
     /// As [`IpAdapter::prompt`].
     pub fn guided_prompt(
         &self,
-        features: &Tensor,
-        unconditional: &Tensor,
+        features: impl Into<Features>,
+        unconditional: impl Into<Features>,
         scale: f64,
     ) -> Result<ImagePrompt, AdapterError> {
-        let unconditional = unconditional.to_device(features.device()).to_kind(features.kind());
-        self.prompt(&Tensor::cat(&[unconditional.expand_as(features), features.shallow_clone()], 0), scale)
+        let (features, unconditional) = (features.into(), unconditional.into());
+        let both = |features: &Option<Tensor>, unconditional: &Option<Tensor>| {
+            let (features, unconditional) = (features.as_ref()?, unconditional.as_ref()?);
+            let unconditional = unconditional.to_device(features.device()).to_kind(features.kind());
+            Some(Tensor::cat(&[unconditional.expand_as(features), features.shallow_clone()], 0))
+        };
+        let image = both(&features.image, &unconditional.image);
+        let face = both(&features.face, &unconditional.face);
+        self.prompt(Features { image, face, structure: features.structure }, scale)
     }
 
-    fn prepare(&self, ip_tokens: &Tensor, scale: f64) -> ImagePrompt {
-        let keys_values = |site: &DecoupledSite| {
-            let heads = |projection: &Linear| split_heads(&ip_tokens.apply(projection), site.heads);
+    /// Image tokens as the UNet is to see them beside `text`, `[batch, text tokens, width]`: only where
+    /// [`AdapterConfig::coupling`] is prefused do they depend on it.
+    pub fn fused(&self, ip_tokens: &Tensor, text: &Tensor) -> Tensor {
+        match &self.prefusion {
+            Some(prefusion) => prefusion.forward(ip_tokens, &text.to_kind(ip_tokens.kind())),
+            None => ip_tokens.shallow_clone(),
+        }
+    }
+
+    /// Prepares every cross-attention layer for tokens `[batch, tokens, cross_attention_dim]`.
+    pub fn prompt_of(&self, ip_tokens: &Tensor, scale: f64) -> ImagePrompt {
+        self.prompt_by_site(|_| ip_tokens.shallow_clone(), scale)
+    }
+
+    /// As [`IpAdapter::prompt_of`], with tokens for each layer, by its number in execution order.
+    pub fn prompt_by_site(&self, ip_tokens: impl Fn(usize) -> Tensor, scale: f64) -> ImagePrompt {
+        if self.config.coupling == AdapterCoupling::Concatenated {
+            return ImagePrompt::appended(ip_tokens(0), self.config.unet.sites().len(), scale);
+        }
+        let keys_values = |(index, site): (usize, &DecoupledSite)| {
+            let tokens = ip_tokens(index);
+            let heads = |projection: &Linear| split_heads(&tokens.apply(projection), site.heads);
             (heads(&site.to_k_ip), heads(&site.to_v_ip))
         };
-        ImagePrompt { keys_values: self.sites.iter().map(keys_values).collect(), scale }
+        ImagePrompt::decoupled(self.sites.iter().enumerate().map(keys_values).collect(), scale)
     }
 }
 
-fn check_base(path: &Path, info: &AdapterInfo, unet: &UnetConfig) -> Result<(), AdapterError> {
+impl DecoupledSite {
+    fn all(vs: &ipa_core::tch::nn::Path, unet: &UnetConfig) -> Vec<Self> {
+        let (width, counts) = (unet.cross_attention_dim, unet.site_counts());
+        let decoupled = |(index, site): (usize, ipa_unet::Site)| {
+            let vs = vs / published_number(index, counts);
+            Self {
+                to_k_ip: linear_no_bias(&(&vs / "to_k_ip"), width, site.width),
+                to_v_ip: linear_no_bias(&(&vs / "to_v_ip"), width, site.width),
+                heads: site.heads,
+            }
+        };
+        unet.sites().into_iter().enumerate().map(decoupled).collect()
+    }
+}
+
+/// `[.., features of one]` → `[references, features of one]`
+fn as_rows(features: &Tensor, dimensions: usize) -> Tensor {
+    let size = features.size();
+    features.reshape([&[-1], &size[size.len() - dimensions..]].concat())
+}
+
+/// Checks that an encoder's features are as wide as those that a projection was trained for.
+pub(crate) fn check_image_width(projection: &ProjectionConfig, found: i64) -> Result<(), AdapterError> {
+    match (projection.image_features(), projection.image_width()) {
+        (Some(ImageFeatures::Embedding), Some(expected)) if expected != found => {
+            Err(AdapterError::EmbedDim { found, expected })
+        }
+        (Some(ImageFeatures::Penultimate), Some(expected)) if expected != found => {
+            Err(AdapterError::FeatureWidth { found, expected })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks, from the header, that an adapter is for this base model.
+///
+/// # Errors
+/// [`AdapterError::Base`].
+pub fn check_base(path: &Path, info: &AdapterInfo, unet: &UnetConfig) -> Result<(), AdapterError> {
     let describe =
         |layers: usize, width: usize| format!("{layers} cross-attention layers reading tokens of width {width}");
     let (layers, width) = (unet.sites().len(), unet.cross_attention_dim as usize);
-    if (info.num_layers, info.cross_attention_dim) != (layers, width) {
-        let (theirs, ours) = (describe(info.num_layers, info.cross_attention_dim), describe(layers, width));
+    // One without attention of its own fits any number of layers.
+    let own_layers = if info.coupling == AdapterCoupling::Concatenated { layers } else { info.num_layers };
+    if (own_layers, info.cross_attention_dim) != (layers, width) {
+        let (theirs, ours) = (describe(own_layers, info.cross_attention_dim), describe(layers, width));
         return Err(AdapterError::Base { path: path.into(), theirs, ours });
     }
     Ok(())
-}
-
-fn published_name(name: &str) -> Option<String> {
-    Some(match name.strip_prefix("adapter_modules.") {
-        Some(rest) => format!("ip_adapter.{rest}"),
-        None => name.to_owned(),
-    })
 }

@@ -10,26 +10,14 @@ pub enum AdapterError {
     /// The file itself is at fault, or its tensors are not those of the adapter.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The file holds no adapter.
-    #[error("{path} is not an IP-Adapter")]
-    NotAnAdapter {
+    /// A size that the kind has is not in the header.
+    #[error("{path} does not show all sizes of its kind: the file is incomplete")]
+    Sizes {
         /// The file.
         path: PathBuf,
-        /// What is missing.
-        source: ipa_formats::AdapterError,
-    },
-    /// The file holds an adapter of a kind that is not built.
-    #[error(
-        "{path} is a {kind} adapter; of the published kinds, base, light, plus, plus-face and full-face can be used"
-    )]
-    Kind {
-        /// The file.
-        path: PathBuf,
-        /// What it was recognised as.
-        kind: String,
     },
     /// The adapter was made for another base model.
-    #[error("{path} is for a model with {theirs}; this one has {ours}: use an adapter made for this base model")]
+    #[error("{path} is for a model with {theirs}; this one has {ours}: use {}", fitting(.ours))]
     Base {
         /// The file.
         path: PathBuf,
@@ -37,6 +25,27 @@ pub enum AdapterError {
         theirs: String,
         /// What the UNet has.
         ours: String,
+    },
+    /// The adapter reads pictures.
+    #[error("this adapter reads a picture: name one with `--image`, for FaceID-Plus the face's, aligned and cut out")]
+    NeedsPicture,
+    /// The adapter reads identity vectors.
+    #[error(
+        "this adapter reads faces, not pictures: name a file of identity vectors of width {width} (InsightFace's          embeddings, .npy or .safetensors) with `--face`"
+    )]
+    NeedsFace {
+        /// Their width.
+        width: i64,
+    },
+    /// The identity vectors come from another face recogniser.
+    #[error(
+        "the identity vectors have width {found}, the adapter was trained with {expected}: use InsightFace's buffalo_l"
+    )]
+    FaceWidth {
+        /// Width of the vectors given.
+        found: i64,
+        /// Width the adapter was trained with.
+        expected: i64,
     },
     /// The image embeddings come from another encoder.
     #[error("the image encoder gives embeddings of width {found}, the adapter was trained with {expected}: {}", encoder_of(*.expected))]
@@ -54,6 +63,19 @@ pub enum AdapterError {
         /// Width the adapter was trained with.
         expected: i64,
     },
+}
+
+/// The published files for a model.
+fn fitting(ours: &str) -> &'static str {
+    match ours {
+        "16 cross-attention layers reading tokens of width 768" => {
+            "an adapter made for Stable Diffusion 1.5, such as ip-adapter_sd15.safetensors"
+        }
+        "70 cross-attention layers reading tokens of width 2048" => {
+            "an adapter made for Stable Diffusion XL, such as ip-adapter_sdxl_vit-h.safetensors"
+        }
+        _ => "an adapter made for this base model",
+    }
 }
 
 /// By the width before the last layer.

@@ -1,8 +1,8 @@
 //! IP-Adapter (arXiv:2308.06721): image prompts for Stable Diffusion through decoupled cross-attention.
 //!
-//! An [`IpAdapter`] projects what CLIP says of images into prompt tokens and prepares keys and values for every
-//! cross-attention layer; the [`ImagePrompt`] it gives is a hook that the UNet calls. Knows nothing of CLIP,
-//! samplers or files other than its own.
+//! An [`IpAdapter`] projects what CLIP says of images, or who is in them, into prompt tokens and prepares keys and values
+//! for every cross-attention layer; the [`ImagePrompt`] it gives is a hook that the UNet calls. Several add up to a
+//! [`Composition`]. Knows nothing of CLIP, samplers or files other than its own.
 //!
 //! ```no_run
 //! use ipa_adapter::IpAdapter;
@@ -20,13 +20,26 @@
 //! ```
 
 mod adapter;
+mod composition;
 mod error;
+mod features;
+mod initialize;
+mod lora;
+mod maps;
+mod mask;
 mod projection;
 mod prompt;
 
-pub use adapter::{AdapterConfig, IpAdapter};
+pub use adapter::{AdapterConfig, IpAdapter, check_base};
+pub use composition::{ComposedPrompt, Composition, Timing};
 pub use error::AdapterError;
+pub use features::{Features, ImageFeatures};
+pub use ipa_formats::{AdapterCoupling, AdapterFile, AdapterOptions};
+pub use lora::Lora;
+pub use maps::{AttentionMaps, PartMaps, Watched, WatchedCall};
+pub use mask::RegionMask;
 pub use projection::{
-    FullFaceProjection, ImageFeatures, ImageProjection, ProjectionConfig, Resampler, ResamplerConfig,
+    FaceConfig, FacePlusProjection, FaceProjection, FullFaceProjection, ImageProjection, ProjectionConfig, Resampler,
+    ResamplerConfig,
 };
 pub use prompt::ImagePrompt;

@@ -1,13 +1,14 @@
 //! Arguments that several commands share.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args, Command, ValueHint};
 use ipa_core::device::{DeviceError, is_emulated, kind_name, parse_device, parse_kind};
 use ipa_core::tch::{Device, Kind};
-use ipa_formats::{ModelOptions, PredictionType};
+use ipa_formats::{AdapterVariant, ModelOptions, Numbering, PredictionType};
+use ipa_sample::AdapterSource;
 use ipa_train::TrainError;
 
 use crate::failure::UsageError;
@@ -157,6 +158,23 @@ pub(crate) struct AdapterArgs {
     /// Adapter file (safetensors or .bin); `pocket` brings its own
     #[arg(long, value_name = "FILE")]
     pub(crate) adapter: Option<PathBuf>,
+    /// LoRA file of a FaceID adapter that does not hold its own
+    #[arg(long, value_name = "FILE", requires = "adapter")]
+    pub(crate) lora: Option<PathBuf>,
+    /// What the adapter is, where its tensors do not show it: faceid-plusv2 has those of faceid-plus
+    #[arg(long, value_name = "NAME", requires = "adapter")]
+    pub(crate) adapter_variant: Option<AdapterVariant>,
+    /// How the adapter's layers are numbered: published (1, 3, 5, …), or dense (0, 1, 2, …) in the same order
+    #[arg(long, value_name = "NAME", requires = "adapter", value_parser = numbering)]
+    pub(crate) adapter_numbering: Option<Numbering>,
+}
+
+fn numbering(name: &str) -> Result<Numbering, &'static str> {
+    match name {
+        "published" => Ok(Numbering::Published),
+        "dense" => Ok(Numbering::Dense),
+        _ => Err("choose published or dense"),
+    }
 }
 
 impl AdapterArgs {
@@ -164,9 +182,16 @@ impl AdapterArgs {
     ///
     /// # Errors
     /// [`UsageError`] if there is neither.
-    pub(crate) fn file<'a>(&'a self, model: &'a ModelSource) -> Result<&'a Path, UsageError> {
-        let file = self.adapter.as_deref().or(model.adapter.as_deref());
-        file.ok_or_else(|| UsageError("no adapter: name its file with `--adapter`".to_owned()))
+    pub(crate) fn source(&self, args: &ModelArgs, model: &ModelSource) -> Result<AdapterSource, UsageError> {
+        let file = self.adapter.as_ref().or(model.adapter.as_ref());
+        let missing = || UsageError("no adapter: name its file with `--adapter`".to_owned());
+        Ok(AdapterSource {
+            file: file.ok_or_else(missing)?.clone(),
+            image_encoder: args.image_encoder.clone(),
+            lora: self.lora.clone(),
+            variant: self.adapter_variant,
+            numbering: self.adapter_numbering.unwrap_or_default(),
+        })
     }
 }
 

@@ -8,7 +8,9 @@ use clap::{Args, ValueHint};
 use image::RgbImage;
 use ipa_clip::ClipModel;
 use ipa_metrics::{CaseScore, MAPPING};
-use ipa_sample::{GenerateRequest, PictureFormat, Pipeline, Record, SamplerKind, write_picture};
+use ipa_sample::{
+    GenerateRequest, ImagePromptSpec, PictureFormat, Pipeline, Record, SamplerKind, check_adapter, write_picture,
+};
 use ipa_train::Dataset;
 use serde::{Deserialize, Serialize};
 
@@ -122,13 +124,15 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
     let options = args.device.options()?;
     output::check_folder(&args.output)?;
     let source = args.model.source()?;
-    let adapter = args.adapter.file(&source)?;
+    let adapter = args.adapter.source(&args.model, &source)?;
     let cases = cases(args)?;
-    let sources = Sources::new(&args.model, &source, Some(adapter), &request)?;
+    let sources = Sources::new(&args.model, &source, Some(&adapter), &request)?;
     Pipeline::check(&source.files, &request)?;
+    let one = ImagePromptSpec { images: vec![PathBuf::new().into()], ..ImagePromptSpec::default() }; // any picture
+    check_adapter(&source.files, &adapter, &one)?;
     let clip = scores::clip_model(args.clip.as_deref(), &source, options)?;
     let pipeline = Pipeline::load_files(source.files.clone(), options)?;
-    let pipeline = pipeline.with_adapter(adapter, args.model.image_encoder.as_deref())?;
+    let pipeline = pipeline.with_source(&adapter)?;
 
     let bar = progress::bar((cases.len() * args.steps) as u64, "drawing", args.json);
     let checked = check(&pipeline, &clip, cases, &request, || {

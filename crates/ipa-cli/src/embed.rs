@@ -2,22 +2,26 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use ipa_adapter::IpAdapter;
-use ipa_core::tch::{self, Kind, Tensor};
+use image::RgbImage;
+use ipa_adapter::{AdapterFile, Features, ImageFeatures, IpAdapter};
+use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_core::{read_config, save_tensors};
 use ipa_formats::Component;
-use ipa_sample::ImageEncoder;
+use ipa_sample::{ImageEncoder, ImagePromptSpec, Reference, check_adapter, read_faces};
 use ipa_unet::UnetConfig;
 use serde_json::json;
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
+use crate::model::ModelSource;
 use crate::{images, interrupt, output};
 
-/// Write what an adapter makes of images: CLIP embeddings and prompt tokens
+/// Write what an adapter makes of images or faces: embeddings and prompt tokens
 ///
-/// The file holds, in f32, `image_embeds` [n, e], `ip_tokens` [n, t, c] and `uncond_ip_tokens` [1, t, c].
+/// The file holds, in f32, `image_embeds` [n, e], `ip_tokens` [n, t, c] and `uncond_ip_tokens` [1, t, c]; of adapters that
+/// read fine-grained features also `uncond_image_embeds`, of those that read faces `face_embeds` [n, f]. A request takes it
+/// as `embeds` in place of images, without an image encoder.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
     ipa generate --model pocket --prompt \"a red circle\" --output red.png\n  \
@@ -28,8 +32,11 @@ pub(crate) struct EmbedArgs {
     #[command(flatten)]
     adapter: AdapterArgs,
     /// Images, one or several
-    #[arg(long = "image", value_name = "FILE", required = true, num_args = 1..)]
+    #[arg(long = "image", value_name = "FILE", num_args = 1.., required_unless_present = "faces")]
     images: Vec<PathBuf>,
+    /// Files of identity vectors (.npy or .safetensors), for adapters that read faces
+    #[arg(long = "face", value_name = "FILE", num_args = 1..)]
+    faces: Vec<PathBuf>,
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -45,34 +52,28 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
     let options = args.device.options()?;
     output::check_file(&args.output)?;
     let source = args.model.source()?;
-    let adapter = args.adapter.file(&source)?;
+    let adapter = args.adapter.source(&args.model, &source)?;
+    let images = args.images.iter().cloned().map(Reference::from).collect();
+    // Tokens need no changes to the model.
+    let spec = ImagePromptSpec { images, faces: args.faces.clone(), lora_scale: 0.0, ..ImagePromptSpec::default() };
+    check_adapter(&source.files, &adapter, &spec)?;
     let pictures = images::load(&args.images)?;
 
     let unet: UnetConfig = read_config(&source.files.component(Component::Unet)?)?;
-    let adapter = IpAdapter::load(adapter, &unet, options)?;
-    let encoder = ImageEncoder::of_model(&source.files, args.model.image_encoder.as_deref(), options)?;
+    let file = AdapterFile::open(&adapter.file, &adapter.options())?;
+    let adapter = IpAdapter::load_file(file, &unet, options)?;
     interrupt::stop_if_requested("nothing was written");
-
-    let _no_grad = tch::no_grad_guard();
-    adapter.check_width(encoder.width(adapter.features()))?;
-    let image_embeds = encoder.features(&pictures, adapter.features());
-    let tensors = [
-        ("ip_tokens", adapter.ip_tokens(&image_embeds)?),
-        ("uncond_ip_tokens", adapter.ip_tokens(&encoder.unconditional(adapter.features()))?),
-        ("image_embeds", image_embeds),
-    ];
-    let sizes = tensors.each_ref().map(|(name, tensor)| (*name, tensor.size()));
+    let tensors = embedded(args, &source, &adapter, &pictures, options)?;
     interrupt::stop_if_requested("nothing was written");
+    let sizes: Vec<(&str, Vec<i64>)> = tensors.iter().map(|(name, tensor)| (*name, tensor.size())).collect();
     output::create_folder_of(&args.output)?;
-    let f32s = tensors.map(|(name, tensor): (&str, Tensor)| (name.to_owned(), tensor.to_kind(Kind::Float)));
+    let f32s = tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor.to_kind(Kind::Float)));
     save_tensors(&args.output, f32s, None)?;
 
     if args.json {
-        let [ip_tokens, uncond_ip_tokens, image_embeds] = sizes.map(|(_, size)| size);
-        output::json_line(&json!({
-            "file": args.output,
-            "image_embeds": image_embeds, "ip_tokens": ip_tokens, "uncond_ip_tokens": uncond_ip_tokens,
-        }))?;
+        let mut line = serde_json::Map::from_iter([("file".to_owned(), json!(args.output))]);
+        line.extend(sizes.into_iter().map(|(name, size)| (name.to_owned(), json!(size))));
+        output::json_line(&line)?;
         return Ok(());
     }
     output::line(format_args!("wrote {}", args.output.display()))?;
@@ -80,4 +81,42 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
         output::line(format_args!("  {name} {size:?}"))?;
     }
     Ok(())
+}
+
+/// What the file holds, by name.
+fn embedded(
+    args: &EmbedArgs,
+    source: &ModelSource,
+    adapter: &IpAdapter,
+    pictures: &[RgbImage],
+    options: (Device, Kind),
+) -> Result<Vec<(&'static str, Tensor)>> {
+    let _no_grad = tch::no_grad_guard();
+    let mut tensors = Vec::new();
+    let [mut features, mut nothing] = [(); 2].map(|()| Features { image: None, face: None, structure: 1.0 });
+    if let Some(kind) = adapter.image_features() {
+        let encoder = ImageEncoder::of_model(&source.files, args.model.image_encoder.as_deref(), options)?;
+        adapter.check_width(encoder.width(kind))?;
+        let (image, none) = (encoder.features(pictures, kind), encoder.unconditional(kind));
+        tensors.push(("image_embeds", image.shallow_clone()));
+        if kind == ImageFeatures::Penultimate {
+            tensors.push(("uncond_image_embeds", none.shallow_clone()));
+        }
+        (features.image, nothing.image) = (Some(image), Some(none));
+    }
+    if adapter.config().projection.face_width().is_some() {
+        let face = read_faces(&args.faces)?;
+        if adapter.image_features().is_some() && face.size()[0] != pictures.len() as i64 {
+            bail!(
+                "{} identity vectors for {} pictures: give each face one vector and one picture",
+                face.size()[0],
+                pictures.len()
+            );
+        }
+        tensors.push(("face_embeds", face.shallow_clone()));
+        (features.face, nothing.face) = (Some(face.shallow_clone()), Some(face.narrow(0, 0, 1).zeros_like()));
+    }
+    tensors.push(("ip_tokens", adapter.ip_tokens(features)?));
+    tensors.push(("uncond_ip_tokens", adapter.ip_tokens(nothing)?));
+    Ok(tensors)
 }

@@ -68,10 +68,15 @@ fn field(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     }
 }
 
-/// The flag that sets a field: its name but for one.
+/// The flag that sets a field: its name but for some, and for those of an image prompt the one that sets them all.
 fn flag(field: &str) -> String {
     match field {
         "num_steps" => "--steps".to_owned(),
+        "images" => "--image".to_owned(),
+        "faces" => "--face".to_owned(),
+        "image_prompts" | "embeds" | "weight" | "merge" | "crop" | "curve" | "end" | "lora_scale" | "structure" => {
+            "--image-prompt".to_owned()
+        }
         _ => format!("--{}", field.replace('_', "-")),
     }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use ipa_formats::{
-    AdapterInfo, ComponentInspection, Content, FileInspection, Inspection, TensorListing, WeightsSummary, inspect,
+    AdapterDialect, AdapterInfo, AdapterVariant, ComponentInspection, Content, FileInspection, Inspection,
+    TensorListing, WeightsSummary, inspect,
 };
 use serde::Serialize;
 
@@ -108,8 +109,9 @@ fn describe_component(component: &ComponentInspection, tensors: bool, lines: &mu
 
 fn describe_file(file: &FileInspection, tensors: bool, lines: &mut Vec<String>) {
     lines.push(format!("{}: {}", file.summary.file.display(), content(&file.content)));
-    if let Content::Adapter { adapter } = &file.content {
+    if let Content::Adapter { adapter, dialect } = &file.content {
         lines.extend(describe_adapter(adapter));
+        lines.push(format!("  names      {}", dialect_name(*dialect)));
     }
     lines.push(format!("  size       {}", sizes(&file.summary)));
     for (key, value) in &file.metadata {
@@ -138,7 +140,7 @@ fn content(content: &Content) -> String {
 
 fn describe_adapter(adapter: &AdapterInfo) -> Vec<String> {
     let mut lines = vec![
-        format!("  kind       {}", name(&adapter.kind)),
+        format!("  variant    {}", adapter.variant()),
         format!(
             "  base       {} ({} cross-attention layers, text width {})",
             name(&adapter.base),
@@ -150,10 +152,30 @@ fn describe_adapter(adapter: &AdapterInfo) -> Vec<String> {
     let reads = [("image", adapter.image_embed_dim), ("face", adapter.face_embed_dim)];
     let reads = reads.into_iter().filter_map(|(what, width)| Some((what, width?)));
     lines.extend(reads.map(|(what, width)| format!("  reads      {what} features of width {width}")));
-    if adapter.has_lora {
-        lines.push("  LoRA       yes, in the attention layers".to_owned());
+    lines.extend(adapter.encoder().map(|encoder| format!("  encoder    {encoder}")));
+    lines.extend(lora(adapter).map(|lora| format!("  LoRA       {lora}")));
+    if adapter.variant() == AdapterVariant::FaceIdPlus {
+        lines.push("  version    1, unless `--adapter-variant faceid-plusv2` says 2: tensors do not tell".to_owned());
     }
     lines
+}
+
+fn lora(adapter: &AdapterInfo) -> Option<String> {
+    use AdapterVariant::{FaceId, FaceIdPlus, FaceIdPlusV2};
+    match (adapter.lora_rank, adapter.variant()) {
+        (Some(rank), _) => Some(format!("inside, rank {rank}")),
+        (None, FaceId | FaceIdPlus | FaceIdPlusV2) => Some("in a file of its own: name it with `--lora`".to_owned()),
+        _ => None,
+    }
+}
+
+fn dialect_name(dialect: AdapterDialect) -> &'static str {
+    match dialect {
+        AdapterDialect::Published => "published",
+        AdapterDialect::Trainer => "the reference trainer's",
+        AdapterDialect::Processors => "by attention processor",
+        AdapterDialect::Diffusers => "diffusers' own",
+    }
 }
 
 /// The name that JSON has for a kind or base.

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Result, anyhow};
-use ipa_formats::{ComponentFiles, FormatError, sha256_file, sha256_text, write_atomically};
-use ipa_sample::{FileRecord, GenerateRequest, ModelRecord, Record};
+use ipa_formats::{ComponentFiles, FormatError, Numbering, sha256_file, sha256_text, write_atomically};
+use ipa_sample::{AdapterRecord, AdapterSource, FileRecord, GenerateRequest, ModelRecord, Record};
 
 use crate::args::ModelArgs;
 use crate::model::{ModelSource, POCKET};
@@ -22,9 +22,11 @@ pub(crate) struct Sources {
     model: Named,
     vae: Option<Named>,
     tokenizer: Option<Named>,
-    adapter: Option<Named>,
+    adapter: Option<(Named, AdapterSource)>,
     image_encoder: Option<Named>,
     pictures: Vec<FileRecord>,
+    /// Others that the request names.
+    others: Vec<Named>,
 }
 
 /// What the user calls something, and the files that it consists of.
@@ -38,9 +40,10 @@ struct Named {
 #[derive(Debug, Clone)]
 pub(crate) struct Provenance {
     model: ModelRecord,
-    adapter: Option<FileRecord>,
+    adapter: Option<AdapterRecord>,
     image_encoder: Option<FileRecord>,
     pictures: Vec<FileRecord>,
+    files: Vec<FileRecord>,
 }
 
 impl Sources {
@@ -51,13 +54,14 @@ impl Sources {
     pub(crate) fn new(
         args: &ModelArgs,
         source: &ModelSource,
-        adapter: Option<&Path>,
+        adapter: Option<&AdapterSource>,
         request: &GenerateRequest,
     ) -> Result<Self> {
         let own_adapter = |file: &Path| source.adapter.as_deref() == Some(file);
-        let adapter = adapter.map(|file| Named {
-            name: if own_adapter(file) { POCKET.into() } else { file.to_owned() },
-            files: vec![file.to_owned()],
+        let adapter = adapter.map(|adapter| {
+            let file = &adapter.file;
+            let name = if own_adapter(file) { POCKET.into() } else { file.clone() };
+            (Named { name, files: vec![file.clone()] }, adapter.clone())
         });
         let model = PathBuf::from(args.name()?);
         let encoder = match (&args.image_encoder, source.files.folder("image_encoder")) {
@@ -68,7 +72,9 @@ impl Sources {
             }
             (None, None) => None,
         };
-        let encoder = encoder.filter(|_| adapter.is_some()).map(|(name, files)| Named { name, files });
+        let encoder = encoder
+            .filter(|_| adapter.is_some() || !request.image_prompts.is_empty())
+            .map(|(name, files)| Named { name, files });
         let vae = args.vae.clone().zip(source.files.vae_files()?);
         let tokenizer = source.files.tokenizer_files()?;
         Ok(Self {
@@ -78,6 +84,7 @@ impl Sources {
             adapter,
             image_encoder: encoder,
             pictures: pictures(request)?,
+            others: others(request)?,
         })
     }
 
@@ -100,11 +107,33 @@ impl Sources {
                 ema: args.ema,
                 prediction_type: args.known_prediction(),
             },
-            adapter: self.adapter.as_ref().map(record).transpose()?,
+            adapter: self.adapter.as_ref().map(|(named, source)| adapter_record(record(named)?, source)).transpose()?,
             image_encoder: self.image_encoder.as_ref().map(record).transpose()?,
             pictures: self.pictures,
+            files: self.others.iter().map(record).collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn adapter_record(file: FileRecord, source: &AdapterSource) -> Result<AdapterRecord, FormatError> {
+    let record = |file: &PathBuf| Ok(FileRecord { file: file.clone(), sha256: sha256_file(file)? });
+    let numbering = (source.numbering != Numbering::Published).then_some(source.numbering);
+    Ok(AdapterRecord { file, lora: source.lora.as_ref().map(record).transpose()?, variant: source.variant, numbering })
+}
+
+/// Identity vectors, embeddings, and the adapters of `image_prompts` with what belongs to them.
+fn others(request: &GenerateRequest) -> Result<Vec<Named>, FormatError> {
+    let one = |file: &Path| Named { name: file.to_owned(), files: vec![file.to_owned()] };
+    let mut others: Vec<Named> = request.tensor_files().into_iter().map(one).collect();
+    for source in request.adapters() {
+        others.extend([Some(&source.file), source.lora.as_ref()].into_iter().flatten().map(|file| one(file)));
+        if let Some(folder) = &source.image_encoder {
+            others.push(Named { name: folder.clone(), files: encoder_files(folder, None)? });
+        }
+    }
+    others.sort_by(|a, b| a.name.cmp(&b.name));
+    others.dedup_by(|a, b| a.name == b.name);
+    Ok(others)
 }
 
 /// Weights and settings of an image encoder, whose preprocessing may lie in a folder of its own.
@@ -118,8 +147,9 @@ fn encoder_files(folder: &Path, processor: Option<&Path>) -> Result<Vec<PathBuf>
 /// # Errors
 /// [`FormatError`] if one cannot be read.
 pub(crate) fn pictures(request: &GenerateRequest) -> Result<Vec<FileRecord>, FormatError> {
-    let files = request.images.iter().chain(&request.init_image).chain(&request.mask);
-    files.map(|file| Ok(FileRecord { file: file.clone(), sha256: sha256_file(file)? })).collect()
+    let own = request.images.iter().chain(&request.init_image).chain(&request.mask);
+    let files = own.map(PathBuf::as_path).chain(request.named_pictures());
+    files.map(|file| Ok(FileRecord { file: file.to_owned(), sha256: sha256_file(file)? })).collect()
 }
 
 /// The digests, once they are there.
@@ -138,6 +168,7 @@ impl Provenance {
             adapter: self.adapter.clone(),
             image_encoder: self.image_encoder.clone(),
             pictures: self.pictures.clone(),
+            files: self.files.clone(),
             ..record
         }
     }

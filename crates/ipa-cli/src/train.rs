@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use ipa_train::{Dataset, FrozenModels, Progress, TrainConfig, Trainer, check_unused, latest_checkpoint};
+use ipa_train::{
+    Dataset, Features, FrozenModels, Progress, TrainConfig, Trainer, Variant, check_unused, latest_checkpoint,
+};
 use serde_json::json;
 
 use crate::args::{DeviceArgs, ModelArgs};
@@ -17,8 +19,9 @@ use crate::{interrupt, model, output, progress};
 /// The reference's recipe: AdamW, the noise-prediction loss, 5 % each of captions, images and both dropped; UNet, VAE and
 /// encoders stay as they are. Without `--init-adapter`, keys and values start as copies of the UNet's own.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
-    ipa train --model pocket --init-adapter pocket --data assets/mascot/data.json --output out/mascot")]
+#[command(after_help = "Examples:\n  \
+    ipa train --model pocket --init-adapter pocket --data assets/mascot/data.json --output out/mascot\n  \
+    ipa train --model pocket --variant plus --data assets/mascot/data.json --output out/plus")]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -28,9 +31,15 @@ pub(crate) struct TrainArgs {
     /// Folder for checkpoints, losses.jsonl and the finished ip_adapter.safetensors
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
-    /// Kind of adapter
-    #[arg(long, value_enum, default_value = "classic")]
-    variant: Variant,
+    /// Kind of adapter [default: that of --init-adapter, or classic]
+    #[arg(long, value_enum)]
+    variant: Option<VariantName>,
+    /// What it reads of pictures: one embedding, or fine-grained features [default: the variant's usual ones]
+    #[arg(long, value_enum)]
+    features: Option<FeaturesName>,
+    /// Tokens a picture becomes [default: 4 from global, 16 from fine features]
+    #[arg(long, value_name = "N")]
+    num_tokens: Option<i64>,
     /// Settings to start from; single flags override them
     #[arg(long, value_enum, default_value = "mini")]
     preset: Preset,
@@ -50,9 +59,23 @@ pub(crate) struct TrainArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Variant {
-    /// Four tokens from one image embedding
+enum VariantName {
+    /// The base adapter: attention of its own, from one embedding
     Classic,
+    /// The plus adapter: attention of its own, from fine-grained features
+    Plus,
+    /// Research: image tokens beside the text tokens, one attention
+    Simple,
+    /// Research: image tokens look at the text first, then as plus
+    Prefusion,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FeaturesName {
+    /// The embedding, one vector
+    Global,
+    /// The features before the last layer, one vector a patch
+    Fine,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -83,6 +106,22 @@ struct SettingsArgs {
     seed: Option<u64>,
 }
 
+impl TrainArgs {
+    fn over(&self, preset: TrainConfig) -> TrainConfig {
+        let variant = self.variant.map(|name| match name {
+            VariantName::Classic => Variant::Classic,
+            VariantName::Plus => Variant::Plus,
+            VariantName::Simple => Variant::Simple,
+            VariantName::Prefusion => Variant::Prefusion,
+        });
+        let features = self.features.map(|name| match name {
+            FeaturesName::Global => Features::Global,
+            FeaturesName::Fine => Features::Fine,
+        });
+        self.settings.over(TrainConfig { variant, features, num_tokens: self.num_tokens, ..preset })
+    }
+}
+
 impl SettingsArgs {
     fn over(&self, preset: TrainConfig) -> TrainConfig {
         TrainConfig {
@@ -99,9 +138,8 @@ impl SettingsArgs {
 
 pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     interrupt::listen()?;
-    let Variant::Classic = args.variant;
     let Preset::Mini = args.preset;
-    args.settings.over(TrainConfig::mini(512)).check()?;
+    args.over(TrainConfig::mini(512)).check()?;
     let options = args.device.training_options()?;
     output::check_folder(&args.output)?;
     match args.resume {
@@ -112,7 +150,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let init = args.init_adapter.as_deref().map(adapter_file).transpose()?;
     let source = args.model.source()?;
     let models = FrozenModels::load_files(&source.files, args.model.image_encoder.as_deref(), options)?;
-    let config = args.settings.over(TrainConfig::mini(models.native_side()));
+    let config = args.over(TrainConfig::mini(models.native_side()));
 
     let bar = progress::bar(dataset.len() as u64, "encoding", args.json);
     let mut trainer = Trainer::new(&models, &dataset, config, init.as_deref(), |row| {

@@ -162,14 +162,31 @@ fn an_adapter_for_another_encoder_width() {
 }
 
 #[test]
-fn an_adapter_of_another_kind() {
-    let of_faces = |tensors: &mut Vec<TensorBytes<'static>>| {
-        tensors.retain(|tensor| !tensor.name.starts_with("image_proj."));
-        tensors.push(zeros("image_proj.proj.0.weight", &[64, 16]));
-        tensors.push(zeros("image_proj.proj.2.weight", &[128, 64]));
-        tensors.push(zeros("image_proj.norm.weight", &[32]));
+fn an_adapter_that_reads_something_else() {
+    assert_adapter_refused(&fixture("faces/portrait.safetensors"), &["reads faces, not pictures", "--face"]);
+    let bare = fixture("faces/face_id_bare.safetensors");
+    assert_adapter_refused(&fixture("faces/face_id_plus.safetensors"), &["reads faces", "--face"]);
+    let vectors = fixture("faces/face_id.expected.safetensors");
+    let draw = |adapter: &Path, output: &Path| {
+        Ipa::generate(&tiny_sd(""), &output.join("out.png")).with("--adapter", adapter).with("--face", &vectors)
     };
-    assert_edited_adapter_refused(of_faces, &["adapter.safetensors", "Portrait", "full-face can be used"]);
+    assert_refused(|output| draw(&bare, output), &["face_id_bare.safetensors", "changes to the model", "--lora"]);
+    let twice = |output: &Path| {
+        draw(&fixture("faces/face_id.safetensors"), output).with("--lora", fixture("faces/face_id_lora.safetensors"))
+    };
+    assert_refused(twice, &["leave out `--lora`", "face_id_lora.safetensors", "twice"]);
+    let folder = tempfile::tempdir().unwrap();
+    let classic = draw(&tiny_sd("ip_adapter.safetensors"), folder.path());
+    classic.run().refused(2, &["`faces`", "reads pictures, not faces", "flag: `--face`"]);
+}
+
+#[test]
+fn an_adapter_that_lacks_a_tensor_or_has_a_foreign_one() {
+    let lacking =
+        |tensors: &mut Vec<TensorBytes<'static>>| tensors.retain(|tensor| tensor.name != "image_proj.proj.bias");
+    assert_edited_adapter_refused(lacking, &["adapter.safetensors", "`image_proj.proj.bias` is missing"]);
+    let foreign = |tensors: &mut Vec<TensorBytes<'static>>| tensors.push(zeros("image_proj.gate", &[4]));
+    assert_edited_adapter_refused(foreign, &["adapter.safetensors", "`image_proj.gate`"]);
 }
 
 #[test]
@@ -226,11 +243,15 @@ fn configurations_that_do_not_fit() {
     };
     refused("block_out_channels", json!("wide"), &[config, "block_out_channels"]);
     refused("down_block_types", json!(vec!["DownBlock3D"; 4]), &[config, "DownBlock3D"]);
-    refused("attention_head_dim", json!(0), &[config, "heads"]);
+    refused("attention_head_dim", json!(0), &[config, "attention_head_dim"]);
     refused("cross_attention_dim", json!(40), &[config, "`cross_attention_dim`", "40", "`hidden_size`", "32"]);
-    refused("layers_per_block", json!(1), &[WEIGHTS[0], "down_blocks.0.attentions.1."]);
     // More numbers than 64 bits can count.
     refused("block_out_channels", json!([16, 24, 32, 4_000_000_000_000_i64]), &["unet/"]);
+    // Against its own weights, where no adapter is compared with it before.
+    let model = make_model();
+    edit_json(&model.path().join(config), |config| config["layers_per_block"] = json!(1));
+    let draw = |output: &Path| Ipa::generate(model.path(), &output.join("out.png"));
+    assert_refused(draw, &[WEIGHTS[0], "down_blocks.0.attentions.1."]);
     let model = make_model();
     fs::write(model.path().join(config), "{\"in_channels\": 4").unwrap();
     assert_model_refused(model.path(), &[config]);

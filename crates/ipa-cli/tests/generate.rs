@@ -228,7 +228,7 @@ fn arguments_that_do_not_go_together_are_refused_with_what_is_missing() {
     for (command, words) in [
         (nothing, ["--prompt", "--image"]),
         (text.clone().with("--image", image), ["no adapter", "--adapter"]),
-        (text.clone().with("--adapter", adapter), ["reference image", "--image"]),
+        (text.clone().with("--adapter", adapter), ["needs a reference", "--image"]),
         (text.clone().with("--output", folder.path()), ["--output", "folder"]),
         (text.clone().with("--output", folder.path().join("out.gif")), ["--output", "png"]),
         (text.clone().with("--num-images", "2"), ["--output", "need a folder"]),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use support::Ipa;
-use support::files::{cut, make_model, shapes, tiny_sd};
+use support::files::{cut, fixture, make_model, shapes, tiny_sd};
 
 fn inspect(path: &Path) -> Ipa {
     Ipa::new("inspect").and(path)
@@ -43,7 +43,7 @@ fn an_adapter_tells_its_kind_its_sizes_and_its_tensors() {
 fn people_see_the_same_in_words() {
     let path = tiny_sd("ip_adapter.safetensors");
     let told = inspect(&path).run().done().stdout;
-    for words in ["IP-Adapter", "classic", "16 cross-attention layers", "image features of width 24"] {
+    for words in ["IP-Adapter", "base", "16 cross-attention layers", "image features of width 24"] {
         assert!(told.contains(words), "nothing of `{words}` in {told}");
     }
     assert!(!told.contains("to_v_ip"), "{told}");
@@ -106,4 +106,21 @@ fn a_single_file_tells_what_it_was_recognised_as() {
     assert_eq!(content["checkpoint"]["components"], json!(["unet", "vae", "text_encoder"]));
     let words = inspect(&path).run().done().stdout;
     assert!(words.contains("Stable Diffusion 2.x for inpainting, single file with unet, vae, text_encoder"), "{words}");
+}
+
+#[test]
+fn every_adapter_among_the_fixtures_is_told_by_its_variant() {
+    for (file, words) in [
+        ("tiny_sd/ip_adapter.safetensors", "variant    base"),
+        ("variants/plus.safetensors", "variant    plus"),
+        ("variants/full_face.safetensors", "variant    full-face"),
+        ("faces/face_id.safetensors", "LoRA       inside, rank 4"),
+        ("faces/face_id_bare.safetensors", "LoRA       in a file of its own"),
+        ("faces/face_id_plus.safetensors", "variant    faceid-plus"),
+        ("faces/portrait.safetensors", "variant    portrait"),
+        ("faces/portrait_unnorm.safetensors", "variant    portrait-unnorm"),
+    ] {
+        let told = inspect(&fixture(file)).run().done().stdout;
+        assert!(told.contains("IP-Adapter") && told.contains(words), "{file}: {told}");
+    }
 }

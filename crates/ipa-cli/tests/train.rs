@@ -253,6 +253,6 @@ fn settings_out_of_range_are_wrong_arguments() {
 fn an_adapter_of_a_kind_that_cannot_be_trained_is_refused() {
     let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
     let command =
-        six_steps(data.path(), output.path()).with("--init-adapter", fixture("variants").join("plus.safetensors"));
-    command.run().refused(1, &["only classic adapters are trained so far"]);
+        six_steps(data.path(), output.path()).with("--init-adapter", fixture("faces").join("face_id.safetensors"));
+    command.run().refused(1, &["reads faces, which is not trained here"]);
 }

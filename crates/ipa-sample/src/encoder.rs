@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use image::RgbImage;
+use image::{Rgb, RgbImage};
 use ipa_adapter::ImageFeatures;
 use ipa_clip::{ImageProcessor, VisionFeatures, VisionTower};
 use ipa_core::tch::{self, Device, Kind, Tensor};
@@ -71,6 +71,16 @@ impl ImageEncoder {
                 self.features_of_pixels(&Tensor::zeros([1, 3, side, side], on_cpu), features)
             }
         }
+    }
+
+    /// Side of the pictures it sees, in pixels.
+    pub fn side(&self) -> u32 {
+        self.tower.config().image_size as u32
+    }
+
+    /// The colour that is zero to it.
+    pub fn mean_colour(&self) -> Rgb<u8> {
+        Rgb(self.processor.mean_colour())
     }
 
     /// How wide these features are.

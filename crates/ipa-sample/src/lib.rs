@@ -18,15 +18,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod attention;
 mod config;
 mod denoise;
 mod encoder;
 mod guidance;
+mod image_prompt;
 mod parameters;
 mod parts;
 mod picture_file;
 mod pictures;
 mod pipeline;
+mod preflight;
 mod prompt;
 mod record;
 mod request;
@@ -34,16 +37,24 @@ mod sampler;
 mod schedule;
 mod scheduler_file;
 
+pub use attention::{ReferenceMap, reference_maps};
 pub use config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
 pub use encoder::ImageEncoder;
 pub use guidance::guided;
+pub use image_prompt::{
+    AdapterSource, BlockScale, Crop, ImagePromptSpec, LayerScales, Layers, Merge, PartScale, Parts, Preset, Reference,
+    Tuned, read_faces, what_is_lost,
+};
 pub use parameters::parameters;
 pub use parts::{check_parts, native_side};
 pub use picture_file::{PictureFormat, RECORD_KEYWORD, RecordError, read_record, write_picture};
 pub use pictures::Pictures;
-pub use pipeline::{Decoded, Generated, Pipeline, PipelineError};
-pub use record::{FileRecord, ModelRecord, Record};
-pub use request::{GenerateRequest, MAX_IMAGES, MAX_SIDE, NoiseDtype, RequestError};
+pub use pipeline::{Decoded, Extras, Generated, Pipeline, PipelineError};
+pub use preflight::check_adapter;
+pub use record::{AdapterRecord, FileRecord, ModelRecord, Record};
+pub use request::{
+    DEFAULT_NEGATIVE_PROMPT, DEFAULT_PROMPT, GenerateRequest, MAX_IMAGES, MAX_SIDE, NoiseDtype, RequestError,
+};
 pub use sampler::{Ddim, Sampler, SamplerKind, UnknownSampler};
 pub use schedule::NoiseSchedule;
 pub use scheduler_file::SchedulerFile;

@@ -9,9 +9,10 @@ use crate::{Record, SamplerKind};
 /// Names are those of the web UI where it has them; values with a comma, colon or line break are quoted as JSON.
 pub fn parameters(record: &Record) -> String {
     let request = &record.request;
-    let mut lines = vec![request.prompt.clone()];
-    if !request.negative_prompt.is_empty() {
-        lines.push(format!("Negative prompt: {}", request.negative_prompt));
+    let (prompt, negative) = request.prompts();
+    let mut lines = vec![prompt.to_owned()];
+    if !negative.is_empty() {
+        lines.push(format!("Negative prompt: {negative}"));
     }
     let pairs: Vec<String> =
         pairs(record).into_iter().map(|(name, value)| format!("{name}: {}", quoted(&value))).collect();
@@ -53,8 +54,8 @@ fn pairs(record: &Record) -> Vec<(&'static str, String)> {
         pairs.push(("Batch pos", record.index.to_string()));
     }
     if let Some(adapter) = &record.adapter {
-        pairs.push(("IP-Adapter", stem(&adapter.file)));
-        pairs.push(("IP-Adapter hash", short(&adapter.sha256)));
+        pairs.push(("IP-Adapter", stem(&adapter.file.file)));
+        pairs.push(("IP-Adapter hash", short(&adapter.file.sha256)));
         pairs.push(("IP-Adapter scale", request.scale.to_string()));
     }
     if let Some(encoder) = &record.image_encoder {
@@ -103,7 +104,7 @@ fn quoted(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FileRecord, GenerateRequest, ModelRecord};
+    use crate::{AdapterRecord, FileRecord, GenerateRequest, ModelRecord};
 
     fn record(request: GenerateRequest) -> Record {
         let file = FileRecord { file: "models/some, model.safetensors".into(), sha256: "0123456789abcdef".into() };
@@ -123,9 +124,15 @@ mod tests {
                 ema: false,
                 prediction_type: None,
             }),
-            adapter: Some(FileRecord { file: "face.bin".into(), ..file }),
+            adapter: Some(AdapterRecord {
+                file: FileRecord { file: "face.bin".into(), ..file },
+                lora: None,
+                variant: None,
+                numbering: None,
+            }),
             image_encoder: None,
             pictures: Vec::new(),
+            files: Vec::new(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The pictures that a request names.
 
-use image::RgbImage;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use image::{Rgb, RgbImage};
 use ipa_clip::preprocess::{Filter, resize};
 use ipa_core::picture;
 use ipa_core::tch::Tensor;
@@ -16,6 +19,8 @@ pub struct Pictures<'a> {
     pub init: Option<&'a RgbImage>,
     /// `mask`: white where `init` is drawn anew; as `init`.
     pub mask: Option<&'a RgbImage>,
+    /// Those that `image_prompts` name, references, masks and negative ones, by the names there.
+    pub named: Option<&'a BTreeMap<PathBuf, RgbImage>>,
 }
 
 impl<'a> From<&'a [RgbImage]> for Pictures<'a> {
@@ -42,6 +47,19 @@ impl<'a, const N: usize> From<&'a [RgbImage; N]> for Pictures<'a> {
 /// # Errors
 /// [`RequestError::Field`] if its own size is none that can be drawn.
 pub(crate) fn init_pixels(picture: &RgbImage, request: &GenerateRequest, factor: u32) -> Result<Tensor, RequestError> {
+    let (width, height) = init_size(picture, request, factor)?;
+    Ok(picture::to_pixels(&[resize(picture, width, height, Filter::Lanczos)]))
+}
+
+/// Width and height of [`init_pixels`].
+///
+/// # Errors
+/// As there.
+pub(crate) fn init_size(
+    picture: &RgbImage,
+    request: &GenerateRequest,
+    factor: u32,
+) -> Result<(u32, u32), RequestError> {
     let unit = factor.max(8);
     let (width, height) = (u64::from(picture.width()), u64::from(picture.height()));
     let down = |side: u64| u32::try_from(side).unwrap_or(u32::MAX) / unit * unit;
@@ -57,18 +75,22 @@ pub(crate) fn init_pixels(picture: &RgbImage, request: &GenerateRequest, factor:
             allowed: "choose one of 8 to 4096 pixels a side, or give width and height",
         });
     }
-    Ok(picture::to_pixels(&[resize(picture, width, height, Filter::Lanczos)]))
+    Ok((width, height))
 }
 
 /// A mask at the size of `pixels`, `[1, 1, height, width]`: 1 where it is at least half as bright as white, else 0.
 pub(crate) fn mask_pixels(mask: &RgbImage, pixels: &Tensor) -> Tensor {
     let (height, width) = (pixels.size()[2], pixels.size()[3]);
     let mask = resize(mask, width as u32, height as u32, Filter::Lanczos);
-    let is_bright = |pixel: &image::Rgb<u8>| {
-        let [red, green, blue] = pixel.0.map(u32::from);
-        let luma = (red * 19_595 + green * 38_470 + blue * 7_471 + 0x8000) >> 16; // Parity: Pillow's "L"
-        if luma >= 128 { 1f32 } else { 0.0 }
-    };
+    let is_bright = |pixel: &Rgb<u8>| if luma(pixel) >= 128 { 1f32 } else { 0.0 };
     let values: Vec<f32> = mask.pixels().map(is_bright).collect();
     Tensor::from_slice(&values).view([1, 1, height, width])
+}
+
+/// Brightness, 0 to 255.
+///
+/// Parity: Pillow's "L".
+pub(crate) fn luma(pixel: &Rgb<u8>) -> u8 {
+    let [red, green, blue] = pixel.0.map(u32::from);
+    ((red * 19_595 + green * 38_470 + blue * 7_471 + 0x8000) >> 16) as u8
 }

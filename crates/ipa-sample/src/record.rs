@@ -32,13 +32,16 @@ pub struct Record {
     pub model: Option<ModelRecord>,
     /// The adapter, if one was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<FileRecord>,
+    pub adapter: Option<AdapterRecord>,
     /// Its image encoder; one inside the model's folder goes by the model's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_encoder: Option<FileRecord>,
     /// The pictures that the request names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pictures: Vec<FileRecord>,
+    /// The other files that the request names: identity vectors, embeddings, adapters and what belongs to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileRecord>,
 }
 
 /// A file or folder and the digest of its contents.
@@ -48,6 +51,23 @@ pub struct FileRecord {
     pub file: PathBuf,
     /// SHA-256, hexadecimal.
     pub sha256: String,
+}
+
+/// An adapter with what was said of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterRecord {
+    /// The adapter itself.
+    #[serde(flatten)]
+    pub file: FileRecord,
+    /// Changes to the model from a file of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<FileRecord>,
+    /// The variant that it was said to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<ipa_formats::AdapterVariant>,
+    /// The numbering that it was said to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numbering: Option<ipa_formats::Numbering>,
 }
 
 /// A base model with what was changed about it.

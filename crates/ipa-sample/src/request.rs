@@ -1,16 +1,22 @@
 //! What a user asks for.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::weighting;
-use crate::{SamplerKind, UnknownSampler};
+use crate::{AdapterSource, ImagePromptSpec, Reference, SamplerKind, UnknownSampler};
 
 /// Largest side of a picture in pixels.
 pub const MAX_SIDE: u32 = 4096;
 /// Most pictures of one request.
 pub const MAX_IMAGES: u32 = 1000;
+
+/// What the reference draws where nobody says what.
+pub const DEFAULT_PROMPT: &str = "best quality, high quality";
+/// What it then keeps away from.
+pub const DEFAULT_NEGATIVE_PROMPT: &str = "monochrome, lowres, bad anatomy, worst quality, low quality";
 
 /// A generation, complete but for the model's own files: what the command line, request files, the library and the
 /// text chunk of every written PNG share.
@@ -21,15 +27,21 @@ pub struct GenerateRequest {
     pub prompt: String,
     /// What not to draw.
     pub negative_prompt: String,
+    /// Takes the reference's own words where a prompt is empty: [`DEFAULT_PROMPT`], [`DEFAULT_NEGATIVE_PROMPT`].
+    pub default_prompts: bool,
     /// Reads `(word:1.3)`, `(word)` and `[word]` in both prompts as weights.
     pub prompt_weights: bool,
     /// Gives the model prompts of any length, in pieces of as many tokens as its text tower takes; otherwise what does
     /// not fit is cut off.
     pub long_prompts: bool,
-    /// Reference images; several make one prompt together.
+    /// Reference images; several make one prompt together. Short for an entry of `image_prompts` with the first adapter.
     pub images: Vec<PathBuf>,
-    /// Strength of the image prompt: 0 none, 1 as trained.
+    /// Files of identity vectors, for adapters that read faces.
+    pub faces: Vec<PathBuf>,
+    /// Strength of `images` and `faces`: 0 none, 1 as trained.
     pub scale: f64,
+    /// Further references, with all that can be said of them.
+    pub image_prompts: Vec<ImagePromptSpec>,
     /// Sampler, by the name of a [`SamplerKind`]; the model's own without one.
     pub scheduler: Option<String>,
     /// η of the sampler ddim, 0 (deterministic) to 1 (as much fresh noise as ddpm); others ignore it.
@@ -77,8 +89,11 @@ impl Default for GenerateRequest {
             negative_prompt: String::new(),
             prompt_weights: false,
             long_prompts: false,
+            default_prompts: false,
             images: Vec::new(),
+            faces: Vec::new(),
             scale: 1.0,
+            image_prompts: Vec::new(),
             scheduler: None,
             eta: 0.0,
             num_steps: 50,
@@ -125,6 +140,14 @@ pub enum RequestError {
         /// What would be right.
         allowed: &'static str,
     },
+    /// `layers` do not fit the model.
+    #[error("`layers` is {value}; {allowed}")]
+    Layers {
+        /// As given.
+        value: String,
+        /// What would be right.
+        allowed: String,
+    },
     /// The request file cannot be read.
     #[error("cannot read the request file {path}")]
     Read {
@@ -144,19 +167,68 @@ pub enum RequestError {
 }
 
 impl GenerateRequest {
-    /// Reads a TOML file; paths in it are relative to its folder.
+    /// Reads a TOML file, or JSON where its name ends in `.json`; paths in it are relative to its folder.
     ///
     /// # Errors
     /// [`RequestError`] naming the file and the field at fault.
-    pub fn from_toml(path: &Path) -> Result<Self, RequestError> {
+    pub fn from_file(path: &Path) -> Result<Self, RequestError> {
         let text = std::fs::read_to_string(path).map_err(|source| RequestError::Read { path: path.into(), source })?;
-        let mut request: Self = toml::from_str(&text)
-            .map_err(|error| RequestError::Parse { path: path.into(), reason: error.to_string() })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        request.images = request.images.iter().map(|image| folder.join(image)).collect();
-        request.init_image = request.init_image.map(|image| folder.join(image));
-        request.mask = request.mask.map(|mask| folder.join(mask));
+        let is_json = path.extension().is_some_and(|ending| ending == "json");
+        let read = match is_json {
+            true => serde_json::from_str::<Self>(&text).map_err(|error| error.to_string()),
+            false => toml::from_str(&text).map_err(|error| error.to_string()),
+        };
+        let mut request = read.map_err(|reason| RequestError::Parse { path: path.into(), reason })?;
+        request.relative_to(path.parent().unwrap_or(Path::new("")));
         Ok(request)
+    }
+
+    /// All its paths relative to `folder`.
+    pub fn relative_to(&mut self, folder: &Path) {
+        let own = self.images.iter_mut().chain(&mut self.faces).chain(&mut self.init_image).chain(&mut self.mask);
+        own.for_each(|path| *path = folder.join(&*path));
+        self.image_prompts.iter_mut().for_each(|spec| spec.relative_to(folder));
+    }
+
+    /// Gives adapters that `image_prompts` name without an image encoder this one.
+    pub fn complete(&mut self, image_encoder: Option<&Path>) {
+        for source in self.image_prompts.iter_mut().filter_map(|spec| spec.adapter.as_mut()) {
+            source.image_encoder = source.image_encoder.take().or_else(|| image_encoder.map(Path::to_owned));
+        }
+    }
+
+    /// Whether it has references of any kind.
+    pub fn has_references(&self) -> bool {
+        !(self.images.is_empty() && self.faces.is_empty() && self.image_prompts.is_empty())
+    }
+
+    /// `images` and `faces` as an entry of `image_prompts`, if there are any.
+    pub fn own_prompt(&self) -> Option<ImagePromptSpec> {
+        let images = self.images.iter().cloned().map(Reference::from).collect();
+        let spec = ImagePromptSpec { images, faces: self.faces.clone(), scale: self.scale, ..Default::default() };
+        (!self.images.is_empty() || !self.faces.is_empty()).then_some(spec)
+    }
+
+    /// Every picture that `image_prompts` name.
+    pub fn named_pictures(&self) -> BTreeSet<&Path> {
+        self.image_prompts.iter().flat_map(ImagePromptSpec::pictures).collect()
+    }
+
+    /// Every other file that references are read from: identity vectors and embeddings.
+    pub fn tensor_files(&self) -> BTreeSet<&Path> {
+        let own = self.faces.iter().map(PathBuf::as_path);
+        own.chain(self.image_prompts.iter().flat_map(ImagePromptSpec::tensor_files)).collect()
+    }
+
+    /// Every adapter that `image_prompts` name.
+    pub fn adapters(&self) -> impl Iterator<Item = &AdapterSource> {
+        self.image_prompts.iter().filter_map(|spec| spec.adapter.as_ref())
+    }
+
+    /// What is drawn, and what is not.
+    pub(crate) fn prompts(&self) -> (&str, &str) {
+        let or = |own, default| if self.default_prompts && str::is_empty(own) { default } else { own };
+        (or(&self.prompt, DEFAULT_PROMPT), or(&self.negative_prompt, DEFAULT_NEGATIVE_PROMPT))
     }
 
     /// How much of `init_image` is drawn anew: 0.8 where nothing is said, all of what a mask shows.
@@ -204,6 +276,7 @@ impl GenerateRequest {
         if !(0.0..=10.0).contains(&self.scale) {
             return refuse("scale", &self.scale, "choose 0 (no image prompt) to 10; 1 is the trained strength");
         }
+        self.image_prompts.iter().try_for_each(ImagePromptSpec::check)?;
         if !(0.0..=100.0).contains(&self.guidance_scale) {
             return refuse("guidance_scale", &self.guidance_scale, "choose 0 to 100; 1 is no guidance, 7.5 is usual");
         }
@@ -292,9 +365,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("request.toml");
         std::fs::write(&path, "prompt = \"a cat\"\nimages = [\"cat.png\"]\n").expect("written");
-        let request = GenerateRequest::from_toml(&path).expect("a request");
+        let request = GenerateRequest::from_file(&path).expect("a request");
         assert_eq!(request.images, [folder.path().join("cat.png")]);
         std::fs::write(&path, "stepps = 3\n").expect("written");
-        assert!(GenerateRequest::from_toml(&path).expect_err("a typing error").to_string().contains("stepps"));
+        assert!(GenerateRequest::from_file(&path).expect_err("a typing error").to_string().contains("stepps"));
     }
 }

@@ -17,12 +17,21 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// The run's identity, for the check on resuming.
 pub(crate) const CONFIG: &str = "training.json";
 
+/// What a checkpoint is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) adapter: &'a IpAdapter,
+    pub(crate) optimizer: &'a AdamW,
+    pub(crate) identity: &'a Value,
+    /// What the adapter says of itself.
+    pub(crate) metadata: Value,
+}
+
 /// Writes `folder/checkpoint-<step>`: first under another name, renamed when all of it is on the disk. One that is
 /// there already is not replaced.
-pub(crate) fn save(folder: &Path, adapter: &IpAdapter, optimizer: &AdamW, identity: &Value) -> Result<(), TrainError> {
-    let name = format!("checkpoint-{}", optimizer.steps());
+pub(crate) fn save(folder: &Path, parts: &Parts) -> Result<(), TrainError> {
+    let name = format!("checkpoint-{}", parts.optimizer.steps());
     let partial = folder.join(format!("{name}.tmp"));
-    let saved = write(&partial, &folder.join(&name), adapter, optimizer, identity);
+    let saved = write(&partial, &folder.join(&name), parts);
     if saved.is_err() {
         // What remains of it is of no use; that it could not be written is what matters.
         let _ = fs::remove_dir_all(&partial);
@@ -38,18 +47,13 @@ fn failed(path: &Path, source: std::io::Error) -> FormatError {
     FormatError::Write { path: path.into(), source }
 }
 
-fn write(
-    partial: &Path,
-    whole: &Path,
-    adapter: &IpAdapter,
-    optimizer: &AdamW,
-    identity: &Value,
-) -> Result<(), TrainError> {
+fn write(partial: &Path, whole: &Path, parts: &Parts) -> Result<(), TrainError> {
+    let Parts { adapter, optimizer, identity, metadata } = parts;
     if partial.exists() {
         fs::remove_dir_all(partial).map_err(|source| failed(partial, source))?;
     }
     fs::create_dir_all(partial).map_err(|source| failed(partial, source))?;
-    adapter.save(&partial.join(ADAPTER), Kind::Float, None)?;
+    adapter.save(&partial.join(ADAPTER), Kind::Float, Some(metadata))?;
     save_tensors(&partial.join(OPTIMIZER), optimizer.state(), None)?;
     let text = format!("{identity:#}\n");
     write_atomically(&partial.join(CONFIG), |file: &mut dyn Write| file.write_all(text.as_bytes()))?;

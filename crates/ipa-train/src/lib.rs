@@ -25,10 +25,12 @@ mod data;
 mod gradients;
 mod identity;
 mod losses;
+mod metadata;
 mod models;
 mod objective;
 pub mod pretrain;
 mod trainer;
+mod variant;
 
 pub use adamw::{AdamW, AdamWConfig, Ema};
 pub use checkpoint::{check_unused, latest_checkpoint};
@@ -36,3 +38,4 @@ pub use data::{DataError, Dataset, Row, training_pixels};
 pub use models::{EncodeError, EncodedRow, FrozenModels, ModelsError};
 pub use objective::{Batch, Drops, drops, training_loss};
 pub use trainer::{Progress, TrainConfig, TrainError, Trainer};
+pub use variant::{Features, Variant};

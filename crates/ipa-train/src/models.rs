@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ipa_adapter::ImageFeatures;
 use ipa_clip::{ClipTokenizer, TextTower, TokenizerError};
 use ipa_core::Component;
 use ipa_core::tch::{self, Device, Kind, Tensor};
@@ -51,7 +52,7 @@ pub struct FrozenModels {
 pub struct EncodedRow {
     posterior: DiagonalGaussian,
     text_embeds: Tensor,
-    image_embeds: Tensor,
+    image_features: Tensor,
 }
 
 impl EncodedRow {
@@ -65,9 +66,9 @@ impl EncodedRow {
         &self.text_embeds
     }
 
-    /// The picture's embedding `[1, embed_dim]`.
-    pub fn image_embeds(&self) -> &Tensor {
-        &self.image_embeds
+    /// What the adapter reads of the picture: its embedding `[1, embed_dim]`, or features `[1, patches, width]`.
+    pub fn image_features(&self) -> &Tensor {
+        &self.image_features
     }
 }
 
@@ -120,9 +121,9 @@ impl FrozenModels {
         })
     }
 
-    /// Width of the image embeddings.
-    pub fn embed_dim(&self) -> i64 {
-        self.encoder.tower.config().projection_dim
+    /// The image encoder.
+    pub fn encoder(&self) -> &ImageEncoder {
+        &self.encoder
     }
 
     /// Side of a picture the model was trained at, in pixels.
@@ -158,7 +159,13 @@ impl FrozenModels {
     ///
     /// # Errors
     /// [`DataError`] or [`TokenizerError`].
-    pub fn encode(&self, dataset: &Dataset, row: usize, resolution: u32) -> Result<EncodedRow, EncodeError> {
+    pub fn encode(
+        &self,
+        dataset: &Dataset,
+        row: usize,
+        resolution: u32,
+        features: ImageFeatures,
+    ) -> Result<EncodedRow, EncodeError> {
         let _no_grad = tch::no_grad_guard();
         let picture = dataset.picture(row)?;
         let (device, kind) = self.options;
@@ -168,7 +175,7 @@ impl FrozenModels {
         Ok(EncodedRow {
             posterior: DiagonalGaussian { mean: keep(mean), logvar: keep(logvar) },
             text_embeds: keep(self.text_embeds(dataset.text(row))?),
-            image_embeds: keep(self.encoder.image_embeds(&[picture])),
+            image_features: keep(self.encoder.features(&[picture], features)),
         })
     }
 }

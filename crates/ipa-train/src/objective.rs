@@ -8,7 +8,7 @@ use ipa_unet::Unet;
 /// Which conditions of a sample are dropped, so that guidance has something to lead away from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drops {
-    /// The image embedding becomes zeros.
+    /// What stands for no picture stands for it: zeros in place of an embedding.
     pub image: bool,
     /// The caption becomes empty.
     pub text: bool,
@@ -38,8 +38,8 @@ pub struct Batch {
     pub timesteps: Tensor,
     /// `[batch, tokens, width]`.
     pub text_embeds: Tensor,
-    /// `[batch, embed_dim]`.
-    pub image_embeds: Tensor,
+    /// `[batch, embed_dim]` or `[batch, patches, width]`.
+    pub image_features: Tensor,
 }
 
 /// The mean squared error of the predicted noise (arXiv:2308.06721 Eq. 6), in f32 whatever the models compute in.
@@ -83,8 +83,10 @@ fn predicted(
 ) -> Result<(Tensor, Tensor), ipa_adapter::AdapterError> {
     let kind = batch.text_embeds.kind(); // the frozen models' own
     let device = batch.text_embeds.device();
-    let prompt = adapter.prompt(&batch.image_embeds, 1.0)?.to_kind(kind);
+    let tokens = adapter.ip_tokens(&batch.image_features)?;
+    let prompt = adapter.prompt_of(&adapter.fused(&tokens, &batch.text_embeds), 1.0).to_kind(kind);
+    let context = prompt.context(&batch.text_embeds, 1.0);
     let noisy = schedule.add_noise(&batch.latents, &batch.noise, &batch.timesteps).to_device(device).to_kind(kind);
-    let noise_pred = unet.forward(&noisy, &batch.timesteps, &batch.text_embeds, &prompt);
+    let noise_pred = unet.forward(&noisy, &batch.timesteps, &context, &prompt);
     Ok((noise_pred.to_kind(Kind::Float), batch.noise.to_device(device).to_kind(Kind::Float)))
 }

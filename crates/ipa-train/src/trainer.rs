@@ -4,13 +4,13 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use ipa_adapter::{AdapterConfig, AdapterError, ImageFeatures, IpAdapter};
+use ipa_adapter::{AdapterError, IpAdapter};
 use ipa_core::WeightsError;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Kind, Tensor};
 use ipa_formats::FormatError;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::checkpoint::{self, check_unused, latest_checkpoint};
 use crate::data::Dataset;
@@ -18,15 +18,24 @@ use crate::identity;
 use crate::losses::{self, StepLoss};
 use crate::models::{EncodeError, EncodedRow, FrozenModels};
 use crate::objective::{Batch, drops, training_loss};
-use crate::{AdamW, AdamWConfig};
+use crate::{AdamW, AdamWConfig, Features, Variant, metadata};
 
 /// Keeps the number of steps far from overflow.
 const MAX_EPOCHS: u64 = 1_000_000;
+
+/// Most tokens a picture may become.
+const MAX_TOKENS: i64 = 1024;
 
 /// The recipe of a run; [`TrainConfig::mini`] is for a handful of pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
+    /// Kind of adapter; without one that of the adapter it begins with, or classic.
+    pub variant: Option<Variant>,
+    /// What it reads of pictures; without them [`Variant::usual_features`].
+    pub features: Option<Features>,
+    /// Tokens a picture becomes; without a number 4 from global, 16 from fine features.
+    pub num_tokens: Option<i64>,
     /// Side of the training pictures in pixels, a multiple of 8.
     pub resolution: u32,
     /// Passes over the data, at most a million.
@@ -46,7 +55,18 @@ pub struct TrainConfig {
 impl TrainConfig {
     /// Five pictures or so: 10 epochs one by one, saved every 5 steps.
     pub fn mini(resolution: u32) -> Self {
-        Self { resolution, epochs: 10, batch: 1, save_steps: 5, learning_rate: 1e-4, weight_decay: 1e-2, seed: 0 }
+        Self {
+            variant: None,
+            features: None,
+            num_tokens: None,
+            resolution,
+            epochs: 10,
+            batch: 1,
+            save_steps: 5,
+            learning_rate: 1e-4,
+            weight_decay: 1e-2,
+            seed: 0,
+        }
     }
 
     /// Checks every range.
@@ -58,6 +78,17 @@ impl TrainConfig {
             |field, value: &dyn ToString, allowed| Err(TrainError::Field { field, value: value.to_string(), allowed });
         if !self.resolution.is_multiple_of(8) || !(8..=4096).contains(&self.resolution) {
             return refuse("resolution", &self.resolution, "choose a multiple of 8 between 8 and 4096");
+        }
+        let variant = self.variant.unwrap_or(Variant::Classic);
+        if self.features.is_some_and(|features| !variant.reads(features)) {
+            return refuse(
+                "features",
+                &"not what the variant reads",
+                "classic reads global ones and plus fine ones; simple and prefusion either",
+            );
+        }
+        if let Some(num_tokens) = self.num_tokens.filter(|num_tokens| !(1..=MAX_TOKENS).contains(num_tokens)) {
+            return refuse("num_tokens", &num_tokens, "choose 1 to 1024; 4 and 16 are usual");
         }
         for (field, value) in [("epochs", self.epochs), ("batch", self.batch as u64), ("save_steps", self.save_steps)] {
             if value == 0 {
@@ -103,8 +134,17 @@ pub enum TrainError {
     #[error(transparent)]
     File(#[from] FormatError),
     /// The adapter to begin with is of a kind that cannot be trained.
-    #[error("only classic adapters are trained so far: begin with a base or light one, or without `--init-adapter`")]
+    #[error(
+        "the adapter to begin with reads faces, which is not trained here: begin with one that reads pictures, or without \
+         `--init-adapter`"
+    )]
     Kind,
+    /// The adapter to begin with is of another kind than was asked for.
+    #[error("the adapter to begin with has another `{field}`: leave that out, or begin with another adapter")]
+    OtherKind {
+        /// What differs.
+        field: &'static str,
+    },
     /// The models compute in f16, whose gradients vanish.
     #[error("training in f16 needs loss scaling, which is not built yet: use `--dtype bf16` or `--dtype f32`")]
     HalfPrecision,
@@ -163,6 +203,7 @@ pub struct Trainer<'a> {
     models: &'a FrozenModels,
     rows: Vec<EncodedRow>,
     empty_text: Tensor,
+    no_image: Tensor,
     config: TrainConfig,
     identity: Value,
     adapter: IpAdapter,
@@ -192,18 +233,16 @@ impl<'a> Trainer<'a> {
         }
         let adapter = match init_adapter {
             Some(path) => IpAdapter::load(path, unet, (device, Kind::Float))?,
-            None => {
-                let adapter = IpAdapter::new(&AdapterConfig::classic(models.embed_dim(), unet), (device, Kind::Float));
-                adapter.initialize(&models.unet.vs.variables(), config.seed);
-                adapter
-            }
+            None => begin(models, &config),
         };
-        if adapter.features() != ImageFeatures::Embedding {
+        if adapter.config().projection.face_width().is_some() {
             return Err(TrainError::Kind);
         }
-        adapter.check_width(models.embed_dim())?;
+        check_kind(&adapter, &config)?;
+        let features = adapter.image_features().ok_or(TrainError::Kind)?;
+        adapter.check_width(models.encoder().width(features))?;
         let encode = |row| {
-            let encoded_row = models.encode(dataset, row, config.resolution);
+            let encoded_row = models.encode(dataset, row, config.resolution, features);
             encoded(row + 1);
             encoded_row
         };
@@ -213,7 +252,8 @@ impl<'a> Trainer<'a> {
         let identity = identity::of_run(models, dataset, &config, init_adapter)?;
         let optimizer = AdamW::new(adapter.variables(), decay);
         let (empty_text, losses) = (empty_text.to_kind(Kind::Float), Vec::new());
-        Ok(Self { models, rows, empty_text, config, identity, adapter, optimizer, losses })
+        let no_image = models.encoder().unconditional(features).to_device(tch::Device::Cpu).to_kind(Kind::Float);
+        Ok(Self { models, rows, empty_text, no_image, config, identity, adapter, optimizer, losses })
     }
 
     /// Goes on from the latest checkpoint in `folder`.
@@ -233,6 +273,11 @@ impl<'a> Trainer<'a> {
     /// The adapter as it stands.
     pub fn adapter(&self) -> &IpAdapter {
         &self.adapter
+    }
+
+    /// What the adapter says of itself where it is saved now: variant, tokens, encoder, base model, training, licence.
+    pub fn metadata(&self) -> Value {
+        metadata::of_run(&self.adapter, &self.config, self.steps_done())
     }
 
     /// Steps done, those before a resume included.
@@ -282,14 +327,14 @@ impl<'a> Trainer<'a> {
             }
         }
         losses::write(folder, &self.losses)?;
-        let metadata = json!({ "variant": "classic", "steps": steps, "config": self.config });
-        Ok(self.adapter.save(&folder.join("ip_adapter.safetensors"), Kind::Float, Some(&metadata))?)
+        Ok(self.adapter.save(&folder.join("ip_adapter.safetensors"), Kind::Float, Some(&self.metadata()))?)
     }
 
     /// Losses first: after a crash in between, resuming leaves out those that are ahead of the checkpoint.
     fn save(&self, folder: &Path) -> Result<(), TrainError> {
         losses::write(folder, &self.losses)?;
-        checkpoint::save(folder, &self.adapter, &self.optimizer, &self.identity)
+        let (adapter, optimizer, identity) = (&self.adapter, &self.optimizer, &self.identity);
+        checkpoint::save(folder, &checkpoint::Parts { adapter, optimizer, identity, metadata: self.metadata() })
     }
 
     /// One step; gives its loss.
@@ -326,8 +371,8 @@ impl<'a> Trainer<'a> {
         let conditions = |(row, chance): (&&EncodedRow, f32)| {
             let drops = drops(f64::from(chance));
             let text = if drops.text { &self.empty_text } else { row.text_embeds() };
-            let image = row.image_embeds();
-            (text.shallow_clone(), if drops.image { image.zeros_like() } else { image.shallow_clone() })
+            let image = if drops.image { &self.no_image } else { row.image_features() };
+            (text.shallow_clone(), image.shallow_clone())
         };
         let (texts, images): (Vec<Tensor>, Vec<Tensor>) = rows.iter().zip(chances).map(conditions).unzip();
         Batch {
@@ -335,7 +380,38 @@ impl<'a> Trainer<'a> {
             noise,
             timesteps,
             text_embeds: Tensor::cat(&texts, 0).to_device(device).to_kind(kind),
-            image_embeds: Tensor::cat(&images, 0).to_device(device),
+            image_features: Tensor::cat(&images, 0).to_device(device),
         }
+    }
+}
+
+/// A new adapter of the kind that the settings ask for.
+fn begin(models: &FrozenModels, config: &TrainConfig) -> IpAdapter {
+    let variant = config.variant.unwrap_or(Variant::Classic);
+    let features = config.features.unwrap_or(variant.usual_features());
+    let (device, _) = models.options();
+    let sizes = variant.config(features, config.num_tokens, models.encoder(), &models.unet.config);
+    let adapter = IpAdapter::new(&sizes, (device, Kind::Float));
+    adapter.initialize(&models.unet.vs.variables(), config.seed);
+    adapter
+}
+
+/// Whether an adapter is what the settings ask for, as far as they ask.
+fn check_kind(adapter: &IpAdapter, config: &TrainConfig) -> Result<(), TrainError> {
+    let variant = Variant::of(adapter);
+    let sizes = adapter.config().projection;
+    let (features, num_tokens) = match sizes {
+        ipa_adapter::ProjectionConfig::Classic { num_tokens, .. } => (Features::Global, Some(num_tokens)),
+        ipa_adapter::ProjectionConfig::Plus(resampler) => (Features::Fine, Some(resampler.num_tokens)),
+        _ => (Features::Fine, None),
+    };
+    let differs = [
+        ("variant", config.variant.is_some() && config.variant != variant),
+        ("features", config.features.is_some_and(|asked| asked != features)),
+        ("num_tokens", config.num_tokens.is_some() && config.num_tokens != num_tokens),
+    ];
+    match differs.into_iter().find(|(_, differs)| *differs) {
+        Some((field, _)) => Err(TrainError::OtherKind { field }),
+        None => Ok(()),
     }
 }

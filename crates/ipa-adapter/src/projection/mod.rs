@@ -1,26 +1,22 @@
-//! From what an image encoder says of a picture to prompt tokens.
+//! From what is known of a reference to prompt tokens.
 
 mod classic;
+mod face;
 mod full_face;
+mod prefusion;
 mod resampler;
 
 use ipa_core::tch::{Tensor, nn::Path};
-use ipa_formats::{AdapterInfo, AdapterKind};
+use ipa_formats::{AdapterInfo, AdapterKind, ResamplerSizes};
 
+use crate::{Features, ImageFeatures};
 pub use classic::ImageProjection;
+pub use face::{FaceConfig, FacePlusProjection, FaceProjection};
 pub use full_face::FullFaceProjection;
+pub(crate) use prefusion::Prefusion;
 pub use resampler::{Resampler, ResamplerConfig};
 
 const NORM_EPS: f64 = 1e-5;
-
-/// What of a picture a projection reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ImageFeatures {
-    /// The projected embedding, one vector a picture: what the picture is about.
-    Embedding,
-    /// The features before the encoder's last layer, one vector a patch and one for the whole: details too.
-    Penultimate,
-}
 
 /// Kind and sizes of a projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,46 +35,82 @@ pub enum ProjectionConfig {
         /// Width of the features: 1280 with ViT-H.
         input: i64,
     },
+    /// An identity alone: FaceID and portrait.
+    Face(FaceConfig),
+    /// An identity and the face's picture: FaceID-Plus.
+    FacePlus {
+        /// What makes tokens of the identity.
+        face: FaceConfig,
+        /// What looks at the picture; `num_tokens` is that of `face`.
+        perceiver: ResamplerConfig,
+        /// Version 2: what is seen in the picture is added to the identity's tokens.
+        has_shortcut: bool,
+    },
+    /// A resampler over the identity as it is, not normalised: the adapter called portrait-unnorm.
+    FaceResampler(ResamplerConfig),
 }
 
 impl ProjectionConfig {
-    /// That of an adapter file; `None` for kinds that are not built.
+    /// That of an adapter file; `None` if the header lacks a size that its kind has.
     pub(crate) fn of(info: &AdapterInfo) -> Option<Self> {
-        let input = info.image_embed_dim? as i64;
         let num_tokens = info.num_tokens as i64;
-        match info.kind {
-            AdapterKind::Classic => Some(Self::Classic { embed_dim: input, num_tokens }),
-            AdapterKind::FullFace => Some(Self::FullFace { input }),
-            AdapterKind::Plus => {
-                let sizes = info.resampler?;
-                Some(Self::Plus(ResamplerConfig {
-                    input,
-                    width: sizes.width as i64,
-                    attention_width: sizes.attention_width as i64,
-                    feed_forward: sizes.feed_forward as i64,
-                    depth: sizes.depth as i64,
-                    num_tokens,
-                }))
-            }
-            _ => None,
+        let image = || info.image_embed_dim.map(|width| width as i64);
+        let face = || {
+            let (input, hidden) = (info.face_embed_dim? as i64, info.face_hidden? as i64);
+            Some(FaceConfig { input, hidden, num_tokens })
+        };
+        let resampler = |input: i64| Some(resampler_config(info.resampler?, input, num_tokens));
+        Some(match info.kind {
+            AdapterKind::Classic => Self::Classic { embed_dim: image()?, num_tokens },
+            AdapterKind::FullFace => Self::FullFace { input: image()? },
+            AdapterKind::Plus => Self::Plus(resampler(image()?)?),
+            AdapterKind::FaceId | AdapterKind::Portrait => Self::Face(face()?),
+            AdapterKind::FaceIdPlus | AdapterKind::FaceIdPlusV2 => Self::FacePlus {
+                face: face()?,
+                perceiver: resampler(image()?)?,
+                has_shortcut: info.kind == AdapterKind::FaceIdPlusV2,
+            },
+            AdapterKind::PortraitUnnorm => Self::FaceResampler(resampler(info.face_embed_dim? as i64)?),
+        })
+    }
+
+    /// What of a picture it reads, if it reads pictures.
+    pub fn image_features(&self) -> Option<ImageFeatures> {
+        match self {
+            Self::Classic { .. } => Some(ImageFeatures::Embedding),
+            Self::Plus(_) | Self::FullFace { .. } | Self::FacePlus { .. } => Some(ImageFeatures::Penultimate),
+            Self::Face(_) | Self::FaceResampler(_) => None,
         }
     }
 
-    /// What it reads.
-    pub fn features(&self) -> ImageFeatures {
+    /// Width of what it reads of a picture, if it reads pictures.
+    pub fn image_width(&self) -> Option<i64> {
         match self {
-            Self::Classic { .. } => ImageFeatures::Embedding,
-            Self::Plus(_) | Self::FullFace { .. } => ImageFeatures::Penultimate,
+            Self::Classic { embed_dim, .. } => Some(*embed_dim),
+            Self::Plus(config) | Self::FacePlus { perceiver: config, .. } => Some(config.input),
+            Self::FullFace { input } => Some(*input),
+            Self::Face(_) | Self::FaceResampler(_) => None,
         }
     }
 
-    /// Width of what it reads.
-    pub fn input(&self) -> i64 {
+    /// Width of the identity vectors it reads, if it reads any.
+    pub fn face_width(&self) -> Option<i64> {
         match self {
-            Self::Classic { embed_dim, .. } => *embed_dim,
-            Self::Plus(config) => config.input,
-            Self::FullFace { input } => *input,
+            Self::Face(face) | Self::FacePlus { face, .. } => Some(face.input),
+            Self::FaceResampler(config) => Some(config.input),
+            Self::Classic { .. } | Self::Plus(_) | Self::FullFace { .. } => None,
         }
+    }
+}
+
+fn resampler_config(sizes: ResamplerSizes, input: i64, num_tokens: i64) -> ResamplerConfig {
+    ResamplerConfig {
+        input,
+        width: sizes.width as i64,
+        attention_width: sizes.attention_width as i64,
+        feed_forward: sizes.feed_forward as i64,
+        depth: sizes.depth as i64,
+        num_tokens,
     }
 }
 
@@ -88,6 +120,9 @@ pub(crate) enum Projection {
     Classic(ImageProjection),
     Plus(Resampler),
     FullFace(FullFaceProjection),
+    Face(FaceProjection),
+    FacePlus(FacePlusProjection),
+    FaceResampler(Resampler),
 }
 
 impl Projection {
@@ -98,14 +133,28 @@ impl Projection {
             }
             ProjectionConfig::Plus(config) => Self::Plus(Resampler::new(vs, config, width)),
             ProjectionConfig::FullFace { input } => Self::FullFace(FullFaceProjection::new(vs, *input, width)),
+            ProjectionConfig::Face(config) => Self::Face(FaceProjection::new(vs, config, width)),
+            ProjectionConfig::FacePlus { face, perceiver, has_shortcut } => {
+                Self::FacePlus(FacePlusProjection::new(vs, face, perceiver, *has_shortcut, width))
+            }
+            ProjectionConfig::FaceResampler(config) => Self::FaceResampler(Resampler::new(vs, config, width)),
         }
     }
 
-    pub(crate) fn forward(&self, features: &Tensor) -> Tensor {
+    /// Features of one reference a row → `[batch, num_tokens, width]`.
+    ///
+    /// # Panics
+    /// If `features` lacks what this kind reads.
+    pub(crate) fn forward(&self, features: &Features) -> Tensor {
+        let image = || features.image.as_ref().expect("features of a picture");
+        let face = || features.face.as_ref().expect("an identity vector");
         match self {
-            Self::Classic(projection) => projection.forward(features),
-            Self::Plus(resampler) => resampler.forward(features),
-            Self::FullFace(projection) => projection.forward(features),
+            Self::Classic(projection) => projection.forward(image()),
+            Self::Plus(resampler) => resampler.forward(image()),
+            Self::FullFace(projection) => projection.forward(image()),
+            Self::Face(projection) => projection.forward(face()),
+            Self::FacePlus(projection) => projection.forward(face(), image(), features.structure),
+            Self::FaceResampler(resampler) => resampler.forward(&face().unsqueeze(1)),
         }
     }
 }

@@ -31,10 +31,7 @@ pub struct ResamplerConfig {
 #[derive(Debug)]
 pub struct Resampler {
     latents: Tensor,
-    proj_in: Linear,
-    layers: Vec<Layer>,
-    proj_out: Linear,
-    norm_out: LayerNorm,
+    perceiver: Perceiver,
 }
 
 impl Resampler {
@@ -42,6 +39,28 @@ impl Resampler {
     pub fn new(vs: &Path, config: &ResamplerConfig, width: i64) -> Self {
         Self {
             latents: declare(vs, "latents", &[1, config.num_tokens, config.width]),
+            perceiver: Perceiver::new(vs, config, width),
+        }
+    }
+
+    /// `[batch, features, input]` → `[batch, num_tokens, width]`.
+    pub fn forward(&self, features: &Tensor) -> Tensor {
+        self.perceiver.forward(&self.latents.expand([features.size()[0], -1, -1], false), features)
+    }
+}
+
+/// A resampler whose tokens to begin with come from elsewhere.
+#[derive(Debug)]
+pub(super) struct Perceiver {
+    proj_in: Linear,
+    layers: Vec<Layer>,
+    proj_out: Linear,
+    norm_out: LayerNorm,
+}
+
+impl Perceiver {
+    pub(super) fn new(vs: &Path, config: &ResamplerConfig, width: i64) -> Self {
+        Self {
             proj_in: linear(&(vs / "proj_in"), config.input, config.width),
             layers: (0..config.depth).map(|index| Layer::new(&(vs / "layers" / index), config)).collect(),
             proj_out: linear(&(vs / "proj_out"), config.width, width),
@@ -49,11 +68,10 @@ impl Resampler {
         }
     }
 
-    /// `[batch, features, input]` → `[batch, num_tokens, width]`.
-    pub fn forward(&self, features: &Tensor) -> Tensor {
-        let latents = self.latents.expand([features.size()[0], -1, -1], false);
+    pub(super) fn forward(&self, latents: &Tensor, features: &Tensor) -> Tensor {
         let features = features.apply(&self.proj_in);
-        let latents = self.layers.iter().fold(latents, |latents, layer| layer.forward(&features, &latents));
+        let gathered = |latents: Tensor, layer: &Layer| layer.forward(&features, &latents);
+        let latents = self.layers.iter().fold(latents.shallow_clone(), gathered);
         latents.apply(&self.proj_out).apply(&self.norm_out)
     }
 }

@@ -20,12 +20,11 @@ use ipa_pocket::Subject;
 use ipa_sample::{GenerateRequest, Pipeline};
 use ipa_train::{Dataset, FrozenModels, TrainConfig, TrainError, Trainer};
 use serde::Serialize;
-use serde_json::json;
 
 use crate::args::DeviceArgs;
 use crate::check::{Case, Checked, NUM_CASES, SCALE, check, test_name};
 use crate::interrupt::Interrupted;
-use crate::model::{self, ModelSource, POCKET};
+use crate::model::{self, ModelSource};
 use crate::{interrupt, output, progress, scores};
 use evaluation::{Comparison, HeldOut};
 use machine::Machine;
@@ -195,8 +194,7 @@ fn train(
         error => anyhow::Error::from(error),
     })?;
     bar.finish_and_clear();
-    let metadata = json!({ "variant": "classic", "base": POCKET, "config": config });
-    trainer.adapter().save(&args.output.join(ADAPTER), Kind::Float, Some(&metadata))?;
+    trainer.adapter().save(&args.output.join(ADAPTER), Kind::Float, Some(&trainer.metadata()))?;
     Ok((losses, config))
 }
 

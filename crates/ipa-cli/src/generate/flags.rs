@@ -5,20 +5,27 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use ipa_sample::{GenerateRequest, NoiseDtype, Record, SamplerKind};
+use ipa_sample::{GenerateRequest, ImagePromptSpec, NoiseDtype, Record, SamplerKind};
 
 use super::usage;
 use crate::output;
 
 #[derive(Debug, Args)]
 pub(super) struct RequestArgs {
-    /// TOML file with fields of a request, named as the flags here but for images (--image) and num_steps (--steps);
-    /// paths relative to its folder
+    /// TOML or JSON file with fields of a request, named as the flags here but for images (--image), faces (--face),
+    /// image_prompts (--image-prompt) and num_steps (--steps); paths relative to its folder
     #[arg(long, value_name = "FILE")]
     request: Option<PathBuf>,
     /// Reference images; several are one prompt together
     #[arg(long = "image", value_name = "FILE", num_args = 1..)]
     images: Vec<PathBuf>,
+    /// Files of identity vectors (InsightFace's embeddings, .npy or .safetensors), for adapters that read faces
+    #[arg(long = "face", value_name = "FILE", num_args = 1..)]
+    faces: Vec<PathBuf>,
+    /// Reference images with all that can be said of them, as an inline table:
+    /// '{ images = ["a.png"], scale = 0.6, layers = "style" }'; may be given several times (docs/composition.md)
+    #[arg(long = "image-prompt", value_name = "TOML", value_parser = image_prompt)]
+    image_prompts: Vec<ImagePromptSpec>,
     /// Strength of the reference images: 0 none, 1 as trained [default: 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     scale: Option<f64>,
@@ -28,6 +35,9 @@ pub(super) struct RequestArgs {
     /// What not to draw
     #[arg(long, value_name = "TEXT")]
     negative_prompt: Option<String>,
+    /// Where a prompt is empty, take the words of the reference implementation: best quality, high quality
+    #[arg(long)]
+    default_prompts: bool,
     /// Read weights in the prompts: (word) counts 1.1 times, (word:1.3) 1.3 times, [word] 1.1 times less
     #[arg(long)]
     prompt_weights: bool,
@@ -100,16 +110,25 @@ impl RequestArgs {
     /// The request of a picture, or the request file, if any, with the flags over it; checked.
     pub(super) fn request(self, like: Option<&Record>) -> Result<GenerateRequest> {
         let has_base = self.request.is_some() || like.is_some();
-        let is_empty = !has_base && self.prompt.is_none() && self.images.is_empty() && self.init_image.is_none();
+        let has_references = !(self.images.is_empty() && self.faces.is_empty() && self.image_prompts.is_empty());
+        let has_words = self.prompt.is_some() || self.default_prompts;
+        let is_empty = !has_base && !has_words && !has_references && self.init_image.is_none();
         let mut request = match (&self.request, like) {
             (_, Some(record)) => record.request.clone(),
-            (Some(path), None) => GenerateRequest::from_toml(path)?,
+            (Some(path), None) => GenerateRequest::from_file(path)?,
             (None, None) => GenerateRequest::default(),
         };
         let (is_scaled, is_noisy) = (self.scale.is_some(), self.eta.is_some());
         if !self.images.is_empty() {
             request.images = self.images;
         }
+        if !self.faces.is_empty() {
+            request.faces = self.faces;
+        }
+        if !self.image_prompts.is_empty() {
+            request.image_prompts = self.image_prompts;
+        }
+        request.default_prompts |= self.default_prompts;
         request.scheduler = self.scheduler.or(request.scheduler);
         request.width = self.width.or(request.width);
         request.height = self.height.or(request.height);
@@ -134,7 +153,7 @@ impl RequestArgs {
         set(&mut request.noise_dtype, self.noise_dtype);
         set(&mut request.num_images, self.num_images);
         request.check()?;
-        if is_scaled && request.images.is_empty() {
+        if is_scaled && request.own_prompt().is_none() {
             output::warn("`--scale` is of use with reference images only: name one with `--image`");
         }
         if is_noisy && request.scheduler.as_deref().is_some_and(|name| name != SamplerKind::Ddim.name()) {
@@ -150,6 +169,16 @@ impl RequestArgs {
         }
         Ok(request)
     }
+}
+
+/// An entry of `image_prompts`, as TOML writes it on one line.
+fn image_prompt(table: &str) -> Result<ImagePromptSpec, String> {
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        entry: ImagePromptSpec,
+    }
+    let read: Result<Entry, _> = toml::from_str(&format!("entry = {table}"));
+    read.map(|Entry { entry }| entry).map_err(|error| error.message().to_owned())
 }
 
 fn seed(number: &str) -> Result<u64, &'static str> {

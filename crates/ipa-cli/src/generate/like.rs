@@ -37,8 +37,12 @@ impl Like {
             let prediction = recorded.prediction_type.map(|prediction| prediction.name().to_owned());
             model.prediction_type = model.prediction_type.take().or(prediction);
         }
-        if let (None, Some(recorded)) = (&adapter.adapter, record.adapter.as_ref().filter(|file| !is_pocket(file))) {
-            adapter.adapter = Some(recorded.file.clone());
+        let recorded = record.adapter.as_ref().filter(|recorded| !is_pocket(&recorded.file));
+        if let (None, Some(recorded)) = (&adapter.adapter, recorded) {
+            adapter.adapter = Some(recorded.file.file.clone());
+            adapter.lora = adapter.lora.take().or(recorded.lora.as_ref().map(|lora| lora.file.clone()));
+            adapter.adapter_variant = adapter.adapter_variant.or(recorded.variant);
+            adapter.adapter_numbering = adapter.adapter_numbering.or(recorded.numbering);
         }
         // An encoder inside the model's folder is recorded by that folder's name.
         let own = |file: &FileRecord| record.model.as_ref().is_some_and(|model| model.file.file == file.file);
@@ -92,14 +96,17 @@ fn files(record: &Record) -> Vec<(&'static str, &FileRecord)> {
     let model = record.model.iter().map(|model| ("--model", &model.file));
     let vae = record.model.iter().filter_map(|model| Some(("--vae", model.vae.as_ref()?)));
     let tokenizer = record.model.iter().filter_map(|model| Some(("--tokenizer", model.tokenizer.as_ref()?)));
-    let adapter = record.adapter.iter().map(|file| ("--adapter", file));
+    let adapter = record.adapter.iter().map(|adapter| ("--adapter", &adapter.file));
+    let lora = record.adapter.iter().filter_map(|adapter| Some(("--lora", adapter.lora.as_ref()?)));
     let encoder = record.image_encoder.iter().map(|file| ("--image-encoder", file));
     let request = &record.request;
     let flag = |file: &FileRecord| match () {
         () if request.images.contains(&file.file) => "--image",
         () if request.mask.as_ref() == Some(&file.file) => "--mask",
-        () => "--init-image",
+        () if request.init_image.as_ref() == Some(&file.file) => "--init-image",
+        () if request.faces.contains(&file.file) => "--face",
+        () => "--image-prompt",
     };
-    let pictures = record.pictures.iter().map(|file| (flag(file), file));
-    model.chain(vae).chain(tokenizer).chain(adapter).chain(encoder).chain(pictures).collect()
+    let named = record.pictures.iter().chain(&record.files).map(|file| (flag(file), file));
+    model.chain(vae).chain(tokenizer).chain(adapter).chain(lora).chain(encoder).chain(named).collect()
 }

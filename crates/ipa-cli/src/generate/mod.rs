@@ -1,9 +1,11 @@
 //! `ipa generate`
 
+mod attention;
 mod flags;
 mod like;
 mod target;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,9 +13,13 @@ use anyhow::Result;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use image::RgbImage;
+use ipa_adapter::AttentionMaps;
 use ipa_core::save_tensors;
 use ipa_core::tch::Kind;
-use ipa_sample::{GenerateRequest, Generated, Pictures, Pipeline, Record, write_picture};
+use ipa_sample::{
+    AdapterSource, Crop, Extras, GenerateRequest, Generated, Pictures, Pipeline, Record, check_adapter, what_is_lost,
+    write_picture,
+};
 use serde::Serialize;
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
@@ -31,6 +37,7 @@ use target::Target;
 #[command(after_help = "Examples:\n  \
     ipa generate --model pocket --prompt \"a red circle\" --output red.png\n  \
     ipa generate --model pocket --image red.png --prompt \"a star\" --scale 0.6 --num-images 4 --output stars\n  \
+    ipa generate --model pocket --image-prompt '{ images = [\"red.png\"], layers = \"style\" }' --prompt \"a star\"\n  \
     ipa generate --model pocket --init-image red.png --prompt \"a blue circle\" --strength 0.8 --output blue.png\n  \
     ipa generate --model pocket --init-image red.png --mask mask.png --prompt \"a star\" --output star.png\n  \
     ipa generate --like star.png --output again.png")]
@@ -57,6 +64,9 @@ pub(crate) struct GenerateArgs {
     /// Also write the final latents, as tensor `latents` in f32
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
+    /// Folder for pictures of where each reference acted, and the shares of attention behind them
+    #[arg(long, value_name = "DIR")]
+    attention_maps: Option<PathBuf>,
     /// Print one JSON object a line, one for each picture
     #[arg(long)]
     json: bool,
@@ -82,27 +92,33 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
         like.complete(&mut args.model, &mut args.adapter, &mut args.device);
     }
     let only = like.as_ref().filter(|_| !args.request.changes_number()).map(Like::index).transpose()?;
-    let request = args.request.request(like.as_ref().map(|like| &like.record))?;
+    let mut request = args.request.request(like.as_ref().map(|like| &like.record))?;
+    request.complete(args.model.image_encoder.as_deref());
     let target = Target::new(args.output, if only.is_some() { 1 } else { request.num_images }, args.format.as_deref())?;
     let options = args.device.options()?;
     check_target(&target, args.save_latents.as_deref(), like.as_ref())?;
+    args.attention_maps.as_deref().map_or(Ok(()), output::check_folder)?;
     let source = args.model.source()?;
     let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
-    let provenance = provenance_of(&args.model, &source, adapter, &request, like.as_ref())?;
+    Pipeline::check(&source.files, &request)?;
+    check_prompts(&source, adapter.as_ref(), &request)?;
+    let provenance = provenance_of(&args.model, &source, adapter.as_ref(), &request, like.as_ref())?;
 
     let references = images::load(&request.images)?;
+    let named = images::load_named(&request)?;
+    warn_of_crops(&request, &references, &named);
     let init = images::load(request.init_image.as_slice())?.pop();
     let mask = images::load(request.mask.as_slice())?.pop();
-    Pipeline::check(&source.files, &request)?;
     let mut pipeline = Pipeline::load_files(source.files.clone(), options)?;
-    if let Some(adapter) = adapter {
-        pipeline = pipeline.with_adapter(adapter, args.model.image_encoder.as_deref())?;
+    for adapter in adapter.iter().chain(request.adapters()) {
+        pipeline = pipeline.with_source(adapter)?;
     }
     warn_of_overflow(&pipeline, &request);
 
     let started = Instant::now();
-    let pictures = Pictures { references: &references, init: init.as_ref(), mask: mask.as_ref() };
-    let generated = draw(&pipeline, &request, pictures, args.json)?;
+    let pictures = Pictures { references: &references, init: init.as_ref(), mask: mask.as_ref(), named: Some(&named) };
+    let maps = args.attention_maps.is_some().then(AttentionMaps::default);
+    let generated = draw(&pipeline, &request, pictures, maps.as_ref(), args.json)?;
     let seconds = started.elapsed().as_secs_f64();
     let provenance = provenance().map_err(|error| {
         output::warn(format_args!("the pictures do not say which files drew them: {error}"));
@@ -118,6 +134,9 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     if let Some(file) = &args.save_latents {
         output::create_folder_of(file)?;
         save_tensors(file, [("latents".to_owned(), generated.latents.to_kind(Kind::Float))], None)?;
+    }
+    if let (Some(folder), Some(maps)) = (&args.attention_maps, maps) {
+        attention::write(folder, &generated, maps)?;
     }
     tell(&drawn, &target, seconds, args.json)
 }
@@ -145,7 +164,7 @@ fn check_target(target: &Target, latents: Option<&Path>, like: Option<&Like>) ->
 fn provenance_of(
     args: &ModelArgs,
     source: &model::ModelSource,
-    adapter: Option<&Path>,
+    adapter: Option<&AdapterSource>,
     request: &GenerateRequest,
     like: Option<&Like>,
 ) -> Result<Box<dyn FnOnce() -> Result<Provenance>>> {
@@ -156,9 +175,15 @@ fn provenance_of(
     Ok(Box::new(|| Ok(known)))
 }
 
-fn draw(pipeline: &Pipeline, request: &GenerateRequest, pictures: Pictures, json: bool) -> Result<Generated> {
+fn draw(
+    pipeline: &Pipeline,
+    request: &GenerateRequest,
+    pictures: Pictures,
+    maps: Option<&AttentionMaps>,
+    json: bool,
+) -> Result<Generated> {
     let bar = progress::bar(request.num_denoising_steps() as u64, "drawing", json);
-    let drawn = pipeline.generate(request, pictures, |step| {
+    let drawn = pipeline.generate_with(request, pictures, Extras { maps, ..Extras::default() }, |step| {
         bar.set_position(step as u64);
         interrupt::flow()
     });
@@ -189,20 +214,53 @@ fn is_same(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// The adapter to load, if any: the one named, or for reference images the one that comes with the model.
-fn adapter_for<'a>(
-    args: &'a AdapterArgs,
+/// The adapter of references that name none, if there are any: the one named, or the one that comes with the model.
+fn adapter_for(
+    args: &AdapterArgs,
     model: &ModelArgs,
     request: &GenerateRequest,
-    source: &'a model::ModelSource,
-) -> Result<Option<&'a Path>> {
-    match (request.images.is_empty(), &args.adapter) {
-        (false, _) => Ok(Some(args.file(source)?)),
-        (true, Some(_)) => Err(usage("an adapter needs a reference image: name one with `--image`")),
-        (true, None) if model.image_encoder.is_some() => {
+    source: &model::ModelSource,
+) -> Result<Option<AdapterSource>> {
+    let is_needed = request.own_prompt().is_some() || request.image_prompts.iter().any(|spec| spec.adapter.is_none());
+    match (is_needed, &args.adapter) {
+        (true, _) => Ok(Some(args.source(model, source)?)),
+        (false, Some(_)) => Err(usage("an adapter needs a reference: name one with `--image` or `--face`")),
+        (false, None) if model.image_encoder.is_some() && !request.has_references() => {
             Err(usage("`--image-encoder` is of use with a reference image only: name one with `--image`"))
         }
-        (true, None) => Ok(None),
+        (false, None) => Ok(None),
+    }
+}
+
+/// Checks every image prompt against its adapter, from headers alone.
+fn check_prompts(
+    source: &model::ModelSource,
+    adapter: Option<&AdapterSource>,
+    request: &GenerateRequest,
+) -> Result<()> {
+    for spec in request.own_prompt().iter().chain(&request.image_prompts) {
+        if let Some(adapter) = spec.adapter.as_ref().or(adapter) {
+            check_adapter(&source.files, adapter, spec)?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells what encoders will not see of pictures that are not square.
+fn warn_of_crops(request: &GenerateRequest, references: &[RgbImage], named: &BTreeMap<PathBuf, RgbImage>) {
+    let own = request.images.iter().zip(references).map(|(file, picture)| (file, Crop::Center, picture));
+    let others = request.image_prompts.iter().flat_map(|spec| {
+        let shown = spec.images.iter().chain(&spec.negative);
+        shown.filter_map(|image| Some((&image.file, image.crop.unwrap_or(spec.crop), named.get(&image.file)?)))
+    });
+    for (file, crop, picture) in own.chain(others) {
+        if let Some(lost) = what_is_lost(crop, picture) {
+            let (width, height) = picture.dimensions();
+            output::warn(format_args!(
+                "{} is {width} x {height}, the image encoder sees squares: {lost}",
+                file.display()
+            ));
+        }
     }
 }
 

@@ -85,6 +85,11 @@ impl ImageProcessor {
         (self.crop.1, self.crop.0)
     }
 
+    /// The colour that becomes zero, to the nearest level.
+    pub fn mean_colour(&self) -> [u8; CHANNELS] {
+        self.mean.map(|mean| (f64::from(mean) / self.rescale_factor).round().clamp(0.0, 255.0) as u8)
+    }
+
     /// One image as the tower sees it: `[3, height, width]`, `[3, 224, 224]` for published towers.
     ///
     /// # Panics

@@ -186,6 +186,7 @@ mod tests {
             adapter: None,
             image_encoder: None,
             pictures: Vec::new(),
+            files: Vec::new(),
         }
     }
 

@@ -5,11 +5,12 @@ mod inpainting;
 mod start;
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use ipa_adapter::{AdapterError, ImagePrompt, IpAdapter};
+use ipa_adapter::{AdapterError, AdapterFile, Composition, IpAdapter, Lora};
 use ipa_clip::{ClipTokenizer, PreprocessError, TextConfig, TextTower, TokenizerError};
 use ipa_core::device::{device_name, kind_name};
 use ipa_core::noise::Draws;
@@ -19,13 +20,15 @@ use ipa_formats::{Component, FormatError, ModelFiles, ModelTask};
 use ipa_unet::Unet;
 use ipa_vae::Vae;
 
+pub use crate::denoise::Extras;
 use crate::denoise::{Conditions, Denoiser};
-use crate::pictures::Pictures;
+use crate::image_prompt::{Prepared, References, Seeing, Shown};
+use crate::pictures::{Pictures, init_size};
 use crate::prompt::Prompts;
 use crate::sampler::Calls;
 use crate::{
-    GenerateRequest, ImageEncoder, NoiseDtype, Record, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts,
-    native_side,
+    AdapterSource, GenerateRequest, ImageEncoder, ImagePromptSpec, NoiseDtype, Record, RequestError, Sampler,
+    SamplerKind, SchedulerFile, check_parts, native_side,
 };
 pub use decoding::Decoded;
 use start::Start;
@@ -59,6 +62,46 @@ pub enum PipelineError {
     NoImageEncoder {
         /// The model.
         model: PathBuf,
+    },
+    /// A request names an adapter that was not added.
+    #[error("the request names the adapter {path}, which was not loaded: add it to the pipeline first")]
+    UnknownAdapter {
+        /// Its file.
+        path: PathBuf,
+    },
+    /// A FaceID adapter without the changes to the model that it was trained with.
+    #[error(
+        "{path} was trained together with changes to the model, which it does not hold: name their file with `--lora`, \
+         for the published adapters {}",
+        crate::preflight::lora_of(path)
+    )]
+    MissingLora {
+        /// The adapter.
+        path: PathBuf,
+    },
+    /// The changes are there twice.
+    #[error("{path} holds its changes to the model itself: leave out `--lora` {lora}, which would apply them twice")]
+    DoubleLora {
+        /// The adapter.
+        path: PathBuf,
+        /// The other file.
+        lora: PathBuf,
+    },
+    /// Stored embeddings are of another adapter.
+    #[error(
+        "{path}: `{tensor}` has {found}, the adapter {adapter} makes {expected}: write them again with `ipa embed`"
+    )]
+    Embeds {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: &'static str,
+        /// What it is like.
+        found: String,
+        /// The adapter.
+        adapter: PathBuf,
+        /// What it should be like.
+        expected: String,
     },
     /// The model's sampler is none of those that are built.
     #[error("the model's own sampler `{name}` is not built: choose one with `--scheduler`: {}", SamplerKind::NAMES)]
@@ -103,13 +146,27 @@ pub struct Pipeline {
     tokenizer: ClipTokenizer,
     text: TextTower,
     unet: Unet,
+    unet_variables: HashMap<String, Tensor>,
     vae: Vae,
     /// The same in f32, once half precision was not enough.
     vae_f32: OnceCell<Vae>,
-    adapter: Option<(IpAdapter, ImageEncoder)>,
+    adapters: Vec<Added>,
+    /// By the folder that was named, if one was.
+    encoders: Vec<(Option<PathBuf>, ImageEncoder)>,
     scheduler: SchedulerFile,
     task: ModelTask,
     options: (Device, Kind),
+}
+
+/// An adapter with what it needs.
+#[derive(Debug)]
+struct Added {
+    source: AdapterSource,
+    adapter: IpAdapter,
+    /// Which of the encoders sees for it, if it sees.
+    encoder: Option<usize>,
+    /// Changes to the UNet from a file of their own.
+    lora: Option<Lora>,
 }
 
 /// What a request became.
@@ -121,6 +178,8 @@ pub struct Generated {
     pub pictures: Vec<RgbImage>,
     /// Whether the VAE gave no numbers in the run's half precision, so that it is used in f32 where it has to be.
     pub vae_in_f32: bool,
+    /// By image prompt, `images` first, the tokens of each of its references.
+    pub reference_tokens: Vec<Vec<i64>>,
 }
 
 impl Pipeline {
@@ -141,13 +200,16 @@ impl Pipeline {
         let task = check_parts(&files)?;
         let tokenizer_folder = files.tokenizer()?;
         let text = TextTower::load(&files.component(Component::TextEncoder)?, options)?;
+        let unet = Unet::load_with_variables(&files.component(Component::Unet)?, options)?;
         Ok(Self {
             tokenizer: ClipTokenizer::for_tower(&tokenizer_folder, text.config(), files.pad_token())?,
             text,
-            unet: Unet::load(&files.component(Component::Unet)?, options)?,
+            unet_variables: unet.vs.variables(),
+            unet: unet.model,
             vae: Vae::load(&files.component(Component::Vae)?, options)?,
             vae_f32: OnceCell::new(),
-            adapter: None,
+            adapters: Vec::new(),
+            encoders: Vec::new(),
             scheduler,
             task,
             options,
@@ -171,11 +233,35 @@ impl Pipeline {
     /// Adds an adapter file; its encoder lies in `image_encoder` or in the model's folder.
     ///
     /// # Errors
-    /// [`PipelineError`] if either cannot be loaded or they do not belong together.
+    /// As [`Pipeline::with_source`].
     pub fn with_adapter(self, adapter: &Path, image_encoder: Option<&Path>) -> Result<Self, PipelineError> {
-        let adapter = IpAdapter::load(adapter, self.unet.config(), self.options)?;
-        let encoder = ImageEncoder::of_model(&self.files, image_encoder, self.options)?;
-        self.with_loaded_adapter(adapter, encoder)
+        let image_encoder = image_encoder.map(Path::to_owned);
+        self.with_source(&AdapterSource { file: adapter.to_owned(), image_encoder, ..AdapterSource::default() })
+    }
+
+    /// Adds an adapter with what belongs to it. The first one added is that of `images`, and of `image_prompts` that
+    /// name none; one that is there already is not added again.
+    ///
+    /// An image encoder that is nowhere is missed only when a picture is to be seen.
+    ///
+    /// # Errors
+    /// [`PipelineError`] if a file cannot be loaded or does not belong to the others.
+    pub fn with_source(mut self, source: &AdapterSource) -> Result<Self, PipelineError> {
+        if self.adapters.iter().any(|added| added.source == *source) {
+            return Ok(self);
+        }
+        let file = AdapterFile::open(&source.file, &source.options())?;
+        let adapter = IpAdapter::load_file(file, self.unet.config(), self.options)?;
+        let encoder = match adapter.image_features() {
+            Some(kind) => self.encoder_of(source)?.map(|index| (index, self.encoders[index].1.width(kind))),
+            None => None,
+        };
+        if let Some((_, width)) = encoder {
+            adapter.check_width(width)?;
+        }
+        let lora = source.lora.as_deref().map(|file| Lora::load(file, &self.unet_variables)).transpose()?;
+        self.adapters.push(Added { source: source.clone(), adapter, encoder: encoder.map(|(index, _)| index), lora });
+        Ok(self)
     }
 
     /// As [`Pipeline::with_adapter`] with parts that are loaded already.
@@ -183,14 +269,32 @@ impl Pipeline {
     /// # Errors
     /// [`AdapterError::EmbedDim`] or [`AdapterError::FeatureWidth`] if they do not belong together.
     pub fn with_loaded_adapter(mut self, adapter: IpAdapter, encoder: ImageEncoder) -> Result<Self, PipelineError> {
-        adapter.check_width(encoder.width(adapter.features()))?;
-        self.adapter = Some((adapter, encoder));
+        if let Some(kind) = adapter.image_features() {
+            adapter.check_width(encoder.width(kind))?;
+        }
+        self.encoders.push((None, encoder));
+        let encoder = Some(self.encoders.len() - 1);
+        self.adapters.push(Added { source: AdapterSource::default(), adapter, encoder, lora: None });
         Ok(self)
     }
 
-    /// The adapter and its encoder, if one was added.
+    /// The first adapter and its encoder, if one with an encoder was added.
     pub fn adapter(&self) -> Option<(&IpAdapter, &ImageEncoder)> {
-        self.adapter.as_ref().map(|(adapter, encoder)| (adapter, encoder))
+        let added = self.adapters.first()?;
+        Some((&added.adapter, &self.encoders[added.encoder?].1))
+    }
+
+    /// Which of the encoders an adapter's source names, loaded if need be; none if there is none to load.
+    fn encoder_of(&mut self, source: &AdapterSource) -> Result<Option<usize>, PipelineError> {
+        if let Some(known) = self.encoders.iter().position(|(folder, _)| *folder == source.image_encoder) {
+            return Ok(Some(known));
+        }
+        match ImageEncoder::of_model(&self.files, source.image_encoder.as_deref(), self.options) {
+            Ok(encoder) => self.encoders.push((source.image_encoder.clone(), encoder)),
+            Err(PipelineError::NoImageEncoder { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        Ok(Some(self.encoders.len() - 1))
     }
 
     /// The files it was loaded from.
@@ -220,6 +324,7 @@ impl Pipeline {
             adapter: None,
             image_encoder: None,
             pictures: Vec::new(),
+            files: Vec::new(),
         }
     }
 
@@ -235,7 +340,7 @@ impl Pipeline {
         native_side(self.unet.config(), self.vae.config())
     }
 
-    /// Draws. `pictures` are those that the request names, loaded; without references, an adapter is left alone.
+    /// Draws. `pictures` are those that the request names, loaded; without references, adapters are left alone.
     /// `progress` hears of every step done and may stop.
     ///
     /// Noise, order of draws and every number after it are those of diffusers' `StableDiffusionPipeline`, with a
@@ -248,6 +353,20 @@ impl Pipeline {
         &self,
         request: &GenerateRequest,
         pictures: impl Into<Pictures<'p>>,
+        progress: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Generated, PipelineError> {
+        self.generate_with(request, pictures, Extras::default(), progress)
+    }
+
+    /// As [`Pipeline::generate`], with a hook of one's own or with attention gathered.
+    ///
+    /// # Errors
+    /// As [`Pipeline::generate`].
+    pub fn generate_with<'p>(
+        &self,
+        request: &GenerateRequest,
+        pictures: impl Into<Pictures<'p>>,
+        extras: Extras,
         mut progress: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Generated, PipelineError> {
         request.check()?;
@@ -255,10 +374,13 @@ impl Pipeline {
         let _no_grad = tch::no_grad_guard();
         let pictures = pictures.into();
         let mut sampler = sampler(&self.scheduler, request)?;
-        let denoiser = Denoiser::new(&self.unet, request, |num_images, is_guided| {
+        let prepared = self.prepared(request, pictures)?;
+        let patched = self.patched(request, pictures)?;
+        let unet = patched.as_ref().unwrap_or(&self.unet);
+        let denoiser = Denoiser::new(unet, extras, request, |num_images, is_guided| {
             let context = self.context(request, num_images, is_guided)?;
-            let prompt = self.image_prompt(request, pictures.references, num_images, is_guided)?;
-            Ok(Conditions { context, prompt })
+            let prompts = prepared.iter().map(|prepared| prepared.prompt(&context, num_images, is_guided)).collect();
+            Ok(Conditions { context, prompts: Composition::new(prompts) })
         })?;
         let (_, kind) = self.options;
         let noise_kind = if request.noise_dtype == NoiseDtype::Run { kind } else { Kind::Float };
@@ -290,37 +412,76 @@ impl Pipeline {
             }
         }
         let Decoded { pictures, .. } = self.decode(&latents, request.vae_tiling)?;
-        Ok(Generated { latents, pictures, vae_in_f32: self.vae_f32.get().is_some() })
+        let reference_tokens = prepared.iter().map(Prepared::reference_tokens).collect();
+        Ok(Generated { latents, pictures, vae_in_f32: self.vae_f32.get().is_some(), reference_tokens })
     }
 
     /// Text features, `[num_images or 2 · num_images, tokens, width]`, unconditional half first.
     fn context(&self, request: &GenerateRequest, num_images: i64, is_guided: bool) -> Result<Tensor, PipelineError> {
         check_clip_skip(request, self.text.config())?;
         let prompts = Prompts::new(&self.tokenizer, &self.text, request);
-        let negative = is_guided.then_some(request.negative_prompt.as_str());
-        let (features, negative) = prompts.features(&request.prompt, negative, request.clip_skip)?;
+        let (prompt, negative) = request.prompts();
+        let (features, negative) = prompts.features(prompt, is_guided.then_some(negative), request.clip_skip)?;
         let embeds = negative.into_iter().chain([features]).collect::<Vec<_>>();
         Ok(Tensor::cat(&embeds, 0).repeat_interleave_self_int(num_images, 0, None))
     }
 
-    fn image_prompt(
-        &self,
-        request: &GenerateRequest,
-        references: &[RgbImage],
-        num_images: i64,
-        is_guided: bool,
-    ) -> Result<Option<ImagePrompt>, PipelineError> {
-        if references.is_empty() {
-            return Ok(None);
+    /// Every image prompt of a request as tokens.
+    fn prepared(&self, request: &GenerateRequest, pictures: Pictures) -> Result<Vec<Prepared<'_>>, PipelineError> {
+        let size = self.size(request, pictures)?;
+        let own = own_prompt(request, pictures).map(|spec| {
+            let shown = pictures.references.iter().map(Shown::unnamed).collect();
+            Prepared::new(&spec, self.seeing(&spec)?, References { shown, negative: None }, size)
+        });
+        let named = request
+            .image_prompts
+            .iter()
+            .map(|spec| Prepared::new(spec, self.seeing(spec)?, References::named(spec, pictures)?, size));
+        own.into_iter().chain(named).collect()
+    }
+
+    fn added(&self, spec: &ImagePromptSpec) -> Result<&Added, PipelineError> {
+        match &spec.adapter {
+            None => self.adapters.first().ok_or(PipelineError::NoAdapter),
+            Some(source) => self
+                .adapters
+                .iter()
+                .find(|added| added.source == *source)
+                .ok_or_else(|| PipelineError::UnknownAdapter { path: source.file.clone() }),
         }
-        let (adapter, encoder) = self.adapter().ok_or(PipelineError::NoAdapter)?;
-        let features = encoder.features(references, adapter.features()).unsqueeze(0); // [1, images, ..]
-        let features = features.repeat_interleave_self_int(num_images, 0, None);
-        let prompt = match is_guided {
-            true => adapter.guided_prompt(&features, &encoder.unconditional(adapter.features()), request.scale),
-            false => adapter.prompt(&features, request.scale),
-        };
-        Ok(Some(prompt?))
+    }
+
+    fn seeing(&self, spec: &ImagePromptSpec) -> Result<Seeing<'_>, PipelineError> {
+        let added = self.added(spec)?;
+        let encoder = added.encoder.map(|index| &self.encoders[index].1);
+        Ok(Seeing { adapter: &added.adapter, encoder, model: self.files.path() })
+    }
+
+    /// The UNet with the changes that the request's adapters bring, each once; `None` if they bring none.
+    fn patched(&self, request: &GenerateRequest, pictures: Pictures) -> Result<Option<Unet>, PipelineError> {
+        let own = own_prompt(request, pictures);
+        let mut patches = HashMap::new();
+        for added in &self.adapters {
+            let mut strength = 0.0_f64;
+            for spec in own.iter().chain(&request.image_prompts) {
+                if std::ptr::eq(self.added(spec)?, added) {
+                    strength = strength.max(spec.lora_scale);
+                }
+            }
+            for lora in added.adapter.lora().into_iter().chain(&added.lora) {
+                lora.patch(strength, &self.unet_variables, &mut patches);
+            }
+        }
+        Ok((!patches.is_empty()).then(|| self.unet.patched(&self.unet_variables, &patches)))
+    }
+
+    /// Width and height of what a request draws, in pixels.
+    fn size(&self, request: &GenerateRequest, pictures: Pictures) -> Result<(u32, u32), PipelineError> {
+        let side = |side: Option<u32>| side.unwrap_or_else(|| self.native_side());
+        match pictures.init {
+            Some(picture) => Ok(init_size(picture, request, self.vae.config().downsampling() as u32)?),
+            None => Ok((side(request.width), side(request.height))),
+        }
     }
 
     /// Drawn on the CPU, wherever the model computes.
@@ -332,6 +493,13 @@ impl Pipeline {
         let (device, kind) = self.options;
         tensor.to_device(device).to_kind(kind)
     }
+}
+
+/// The references that have no entry in `image_prompts`: pictures handed over, named or not, and faces.
+fn own_prompt(request: &GenerateRequest, pictures: Pictures) -> Option<ImagePromptSpec> {
+    let has_any = !pictures.references.is_empty() || !request.faces.is_empty();
+    let (faces, scale) = (request.faces.clone(), request.scale);
+    has_any.then(|| ImagePromptSpec { faces, scale, ..ImagePromptSpec::default() })
 }
 
 /// What the request asks for, or else the model.

@@ -171,9 +171,9 @@ impl<'a> Source<'a> {
         let noise = draws("adapter.noise").normal(&latents.size());
         let timesteps = draws("adapter.timesteps").integers(self.num_timesteps, &[num]);
         let kept = draws("adapter.images").uniform(&[num, 1]).ge(IMAGE_DROP_RATE);
-        let image_embeds = self.image_embeds.index_select(0, &scenes) * kept.to_kind(Kind::Float);
+        let image_features = self.image_embeds.index_select(0, &scenes) * kept.to_kind(Kind::Float);
         let ids = self.captions.ids(recipe.seed, "adapter.texts", &scenes, step);
-        (Batch { latents, noise, timesteps, text_embeds: Tensor::new(), image_embeds }, ids)
+        (Batch { latents, noise, timesteps, text_embeds: Tensor::new(), image_features }, ids)
     }
 }
 
@@ -186,7 +186,7 @@ fn halves_of(batch: &Batch) -> [Batch; 2] {
             noise: cut(&batch.noise),
             timesteps: cut(&batch.timesteps),
             text_embeds: cut(&batch.text_embeds),
-            image_embeds: cut(&batch.image_embeds),
+            image_features: cut(&batch.image_features),
         }
     })
 }

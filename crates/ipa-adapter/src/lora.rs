@@ -1,0 +1,100 @@
+//! Low-rank changes of a UNet's attention weights, as FaceID adapters bring them.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ipa_core::layers::declare;
+use ipa_core::tch::{self, Kind, Tensor, nn};
+use ipa_core::{Checkpoint, WeightsError};
+use ipa_formats::{Weights, published_number};
+use ipa_unet::UnetConfig;
+
+use crate::AdapterError;
+
+/// `W + strength · factor · up · down` for some of a UNet's matrices (arXiv:2106.09685).
+#[derive(Debug)]
+pub struct Lora {
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    weight: String, // name of the UNet's variable
+    down: Tensor,   // [rank, inputs]
+    up: Tensor,     // [outputs, rank]
+    factor: f64,    // alpha / rank
+}
+
+impl Lora {
+    /// Loads a file of its own, in the names of kohya's trainer, of diffusers or of PEFT.
+    ///
+    /// `variables` are those of the UNet that it is for.
+    ///
+    /// # Errors
+    /// [`AdapterError`] naming the file and the tensor that does not fit.
+    pub fn load(path: &Path, variables: &HashMap<String, Tensor>) -> Result<Self, AdapterError> {
+        let weights = Weights::open(path).map_err(WeightsError::from)?;
+        let modules: Vec<String> =
+            variables.keys().filter_map(|name| Some(name.strip_suffix(".weight")?.to_owned())).collect();
+        let found = ipa_formats::lora_layers(&weights, &modules).map_err(WeightsError::from)?;
+        let checkpoint = Checkpoint::of(weights);
+        let layer = |found: ipa_formats::LoraLayer| {
+            let (down, up) = (checkpoint.tensor(&found.down)?, checkpoint.tensor(&found.up)?);
+            let weight = format!("{}.weight", found.module);
+            let expected = variables[&weight].size();
+            let shape = [&up.size()[..1], &down.size()[1..]].concat();
+            if expected.len() != 2 || shape != expected {
+                return Err(WeightsError::Shape { path: path.into(), name: found.up, found: shape, expected });
+            }
+            let rank = down.size()[0] as f64;
+            let factor = found.alpha.filter(|alpha| *alpha != 0.0).map_or(1.0, |alpha| alpha / rank);
+            Ok(Layer { weight, down, up, factor })
+        };
+        Ok(Self { layers: found.into_iter().map(layer).collect::<Result<_, _>>()? })
+    }
+
+    /// Declares those inside an adapter file: of queries, keys, values and outputs of every attention layer,
+    /// self-attention too.
+    pub(crate) fn declared(vs: &nn::Path, unet: &UnetConfig, rank: i64) -> Self {
+        let (sites, counts) = (unet.sites(), unet.site_counts());
+        let mut layers = Vec::new();
+        for (index, site) in sites.iter().enumerate() {
+            let number = published_number(index, counts);
+            let own = site.name.replace("attn2", "attn1");
+            for (number, module, context) in
+                [(number - 1, own, site.width), (number, site.name.clone(), unet.cross_attention_dim)]
+            {
+                for (part, target, inputs) in [
+                    ("to_q", "to_q", site.width),
+                    ("to_k", "to_k", context),
+                    ("to_v", "to_v", context),
+                    ("to_out", "to_out.0", site.width),
+                ] {
+                    let vs = vs / number / format!("{part}_lora");
+                    layers.push(Layer {
+                        weight: format!("{module}.{target}.weight"),
+                        down: declare(&(&vs / "down"), "weight", &[rank, inputs]),
+                        up: declare(&(&vs / "up"), "weight", &[site.width, rank]),
+                        factor: 1.0, // Parity: no alpha
+                    });
+                }
+            }
+        }
+        Self { layers }
+    }
+
+    /// Adds it to `patches`, which hold replacements of `variables`, a UNet's, by name; computed in f32.
+    pub fn patch(&self, strength: f64, variables: &HashMap<String, Tensor>, patches: &mut HashMap<String, Tensor>) {
+        let _no_grad = tch::no_grad_guard();
+        if strength == 0.0 {
+            return;
+        }
+        for Layer { weight, down, up, factor } in &self.layers {
+            let own = patches.get(weight).unwrap_or_else(|| &variables[weight]);
+            let [down, up] = [down, up].map(|part| part.to_device(own.device()).to_kind(Kind::Float));
+            let patched = own.to_kind(Kind::Float) + up.matmul(&down) * (strength * factor);
+            let patched = patched.to_kind(own.kind());
+            patches.insert(weight.clone(), patched);
+        }
+    }
+}

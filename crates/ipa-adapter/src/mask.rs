@@ -1,0 +1,60 @@
+//! Where in a picture a reference acts.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use ipa_core::tch::{Kind, Tensor};
+
+/// A soft mask over the picture, at whatever size a layer needs it.
+#[derive(Debug)]
+pub struct RegionMask {
+    mask: Tensor, // [1, 1, height, width]
+    by_queries: RefCell<HashMap<i64, Tensor>>,
+}
+
+impl RegionMask {
+    /// `mask` is `[height, width]`, 1 where the reference acts, 0 where it does not.
+    pub fn new(mask: &Tensor) -> Self {
+        Self { mask: mask.to_kind(Kind::Float).unsqueeze(0).unsqueeze(0), by_queries: RefCell::default() }
+    }
+
+    /// The mask for a layer of so many queries, `[queries]`.
+    ///
+    /// Parity: diffusers' `IPAdapterMaskProcessor.downsample`: bicubic without smoothing, so that values may leave 0 to 1;
+    /// where height and width do not come out even, filled up with zeros.
+    pub fn at(&self, queries: i64) -> Tensor {
+        let mut known = self.by_queries.borrow_mut();
+        known.entry(queries).or_insert_with(|| self.downsampled(queries)).shallow_clone()
+    }
+
+    /// The same mask again.
+    pub fn shared(&self) -> Self {
+        Self { mask: self.mask.shallow_clone(), by_queries: RefCell::default() }
+    }
+
+    fn downsampled(&self, queries: i64) -> Tensor {
+        let (mask_height, mask_width) = (self.mask.size()[2], self.mask.size()[3]);
+        let (height, width) = layer_size(mask_height, mask_width, queries);
+        let mask = self.mask.upsample_bicubic2d([height, width], false, None, None).flatten(0, 3);
+        match queries - height * width {
+            missing if missing > 0 => mask.constant_pad_nd([0, missing]),
+            _ => mask.narrow(0, 0, queries),
+        }
+    }
+}
+
+/// Height and width of a layer of so many queries in a picture of this size.
+///
+/// A layer of a UNet on latents of an eighth, halved some times, is told exactly; diffusers goes by proportions in every
+/// case, which stretches masks where sides do not come out even.
+fn layer_size(mask_height: i64, mask_width: i64, queries: i64) -> (i64, i64) {
+    let halved = |side: i64, times: u32| (side / 8 + (1 << times) - 1) >> times; // rounded up
+    let exact = (0..8).map(|times| (halved(mask_height, times), halved(mask_width, times)));
+    if let Some(size) = exact.into_iter().find(|(height, width)| height * width == queries) {
+        return size;
+    }
+    let ratio = mask_width as f64 / mask_height as f64;
+    let height = ((queries as f64 / ratio).sqrt() as i64).max(1);
+    let height = height + i64::from(queries % height != 0);
+    (height, (queries / height).max(1))
+}
