@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use ipa::core::device::parse_device;
+use ipa::sample::AdapterSource;
 use ipa::tch::Kind;
 use ipa::{Dataset, FrozenModels, TrainConfig, Trainer};
 
@@ -23,8 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let dataset = Dataset::open(data.as_ref())?;
     let config = TrainConfig { epochs: 20, ..TrainConfig::mini(models.native_side()) };
 
-    let init_adapter = init_adapter.first().map(Path::new);
-    let mut trainer = Trainer::new(&models, &dataset, config, init_adapter, |row| eprintln!("encoded {row}"))?;
+    let init_adapter = init_adapter.first().map(|file| AdapterSource::from(Path::new(file)));
+    let mut trainer = Trainer::new(&models, &dataset, config, init_adapter.as_ref(), |row| eprintln!("encoded {row}"))?;
     trainer.run(output.as_ref(), |progress| {
         eprintln!("step {} of {}: loss {:.4}", progress.step, progress.steps, progress.loss);
         ControlFlow::Continue(())

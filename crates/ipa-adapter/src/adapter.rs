@@ -6,12 +6,17 @@ use std::path::Path;
 use ipa_core::layers::{Linear, linear_no_bias};
 use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, WeightsError, save_variables, split_heads};
-use ipa_formats::{AdapterCoupling, AdapterFile, AdapterInfo, AdapterOptions, published_number};
+use ipa_formats::{
+    AdapterCoupling, AdapterFile, AdapterInfo, AdapterKind, AdapterOptions, AdapterVariant, published_number,
+};
 use ipa_unet::UnetConfig;
 use serde_json::Value;
 
-use crate::projection::{Prefusion, Projection, ProjectionConfig};
+use crate::projection::{FaceConfig, Prefusion, Projection, ProjectionConfig};
 use crate::{AdapterError, Features, ImageFeatures, ImagePrompt, Lora};
+
+/// Tokens of a face from which on it is that of a portrait adapter, as for the reference loaders.
+const PORTRAIT_TOKENS: i64 = 16;
 
 /// Kind and sizes of an adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +35,22 @@ impl AdapterConfig {
     /// One whose tokens get attention of their own, which is all published ones but FaceID.
     pub fn new(projection: ProjectionConfig, unet: &UnetConfig) -> Self {
         Self { projection, coupling: AdapterCoupling::Decoupled, lora_rank: None, unet: unet.clone() }
+    }
+
+    /// The name of its kind.
+    pub fn variant(&self) -> AdapterVariant {
+        let is_portrait = |face: &FaceConfig| self.lora_rank.is_none() && face.num_tokens >= PORTRAIT_TOKENS;
+        let kind = match &self.projection {
+            ProjectionConfig::Classic { .. } => AdapterKind::Classic,
+            ProjectionConfig::Plus(_) => AdapterKind::Plus,
+            ProjectionConfig::FullFace { .. } => AdapterKind::FullFace,
+            ProjectionConfig::Face(face) if is_portrait(face) => AdapterKind::Portrait,
+            ProjectionConfig::Face(_) => AdapterKind::FaceId,
+            ProjectionConfig::FacePlus { has_shortcut: true, .. } => AdapterKind::FaceIdPlusV2,
+            ProjectionConfig::FacePlus { .. } => AdapterKind::FaceIdPlus,
+            ProjectionConfig::FaceResampler(_) => AdapterKind::PortraitUnnorm,
+        };
+        AdapterVariant::of(kind, self.coupling)
     }
 
     /// The base adapter: four tokens from one embedding.
@@ -109,10 +130,14 @@ impl IpAdapter {
 
     /// Writes the published layout in `kind`; published files are f16.
     ///
+    /// Tensors do not tell all variants apart, so that `variant` is added to the metadata where it is not there.
+    ///
     /// # Errors
     /// [`AdapterError::Weights`] if the file cannot be written.
     pub fn save(&self, path: &Path, kind: Kind, metadata: Option<&Value>) -> Result<(), AdapterError> {
-        Ok(save_variables(path, &self.vs, kind, metadata)?)
+        let mut fields = metadata.and_then(Value::as_object).cloned().unwrap_or_default();
+        fields.entry("variant").or_insert_with(|| self.config.variant().name().into());
+        Ok(save_variables(path, &self.vs, kind, Some(&fields.into()))?)
     }
 
     /// Its sizes.
@@ -243,7 +268,7 @@ impl IpAdapter {
             let heads = |projection: &Linear| split_heads(&tokens.apply(projection), site.heads);
             (heads(&site.to_k_ip), heads(&site.to_v_ip))
         };
-        ImagePrompt::decoupled(self.sites.iter().enumerate().map(keys_values).collect(), scale)
+        ImagePrompt::new(self.sites.iter().enumerate().map(keys_values).collect(), scale)
     }
 }
 

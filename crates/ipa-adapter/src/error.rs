@@ -31,7 +31,8 @@ pub enum AdapterError {
     NeedsPicture,
     /// The adapter reads identity vectors.
     #[error(
-        "this adapter reads faces, not pictures: name a file of identity vectors of width {width} (InsightFace's          embeddings, .npy or .safetensors) with `--face`"
+        "this adapter reads faces: name a file of identity vectors of width {width} with `--face`, InsightFace's embeddings \
+         as .npy or .safetensors"
     )]
     NeedsFace {
         /// Their width.

@@ -34,7 +34,7 @@ pub use adapter::{AdapterConfig, IpAdapter, check_base};
 pub use composition::{ComposedPrompt, Composition, Timing};
 pub use error::AdapterError;
 pub use features::{Features, ImageFeatures};
-pub use ipa_formats::{AdapterCoupling, AdapterFile, AdapterOptions};
+pub use ipa_formats::{AdapterCoupling, AdapterFile, AdapterOptions, AdapterVariant};
 pub use lora::Lora;
 pub use maps::{AttentionMaps, PartMaps, Watched, WatchedCall};
 pub use mask::RegionMask;

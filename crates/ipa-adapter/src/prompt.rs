@@ -26,8 +26,9 @@ pub(crate) struct Part {
 }
 
 impl ImagePrompt {
-    /// One part of decoupled attention at the same strength everywhere.
-    pub(crate) fn decoupled(keys_values: Vec<(Tensor, Tensor)>, scale: f64) -> Self {
+    /// Of keys and values for every cross-attention layer in execution order, each `[batch, heads, tokens, head_dim]`, at
+    /// the same strength everywhere.
+    pub fn new(keys_values: Vec<(Tensor, Tensor)>, scale: f64) -> Self {
         let scales = vec![scale; keys_values.len()];
         Self { parts: vec![Part { keys_values, weight: 1.0, mask: None }], scales, appended: None }
     }

@@ -169,7 +169,8 @@ pub(crate) struct AdapterArgs {
     pub(crate) adapter_numbering: Option<Numbering>,
 }
 
-fn numbering(name: &str) -> Result<Numbering, &'static str> {
+/// The numbering that a name stands for.
+pub(crate) fn numbering(name: &str) -> Result<Numbering, &'static str> {
     match name {
         "published" => Ok(Numbering::Published),
         "dense" => Ok(Numbering::Dense),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use image::RgbImage;
 use ipa_adapter::{AdapterFile, Features, ImageFeatures, IpAdapter};
@@ -106,13 +106,6 @@ fn embedded(
     }
     if adapter.config().projection.face_width().is_some() {
         let face = read_faces(&args.faces)?;
-        if adapter.image_features().is_some() && face.size()[0] != pictures.len() as i64 {
-            bail!(
-                "{} identity vectors for {} pictures: give each face one vector and one picture",
-                face.size()[0],
-                pictures.len()
-            );
-        }
         tensors.push(("face_embeds", face.shallow_clone()));
         (features.face, nothing.face) = (Some(face.shallow_clone()), Some(face.narrow(0, 0, 1).zeros_like()));
     }

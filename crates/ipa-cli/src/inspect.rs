@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use ipa_formats::{
-    AdapterDialect, AdapterInfo, AdapterVariant, ComponentInspection, Content, FileInspection, Inspection,
-    TensorListing, WeightsSummary, inspect,
+    AdapterCoupling, AdapterDialect, AdapterInfo, AdapterOptions, AdapterVariant, ComponentInspection, Content,
+    FileInspection, Inspection, Numbering, TensorListing, WeightsSummary, inspect, inspect_as,
 };
 use serde::Serialize;
 
+use crate::args::numbering;
 use crate::{model, output};
 
 /// Longer values of a file's metadata are cut.
@@ -22,6 +23,12 @@ pub(crate) struct InspectArgs {
     /// Checkpoint or weights file (safetensors, .ckpt, .bin, or the index of several), component folder, model folder, or `pocket`
     #[arg(value_name = "FILE|FOLDER|pocket")]
     path: PathBuf,
+    /// What an adapter is, where its tensors do not show it: faceid-plusv2 has those of faceid-plus
+    #[arg(long, value_name = "NAME")]
+    adapter_variant: Option<AdapterVariant>,
+    /// How an adapter's layers are numbered: published (1, 3, 5, …), or dense (0, 1, 2, …) in the same order
+    #[arg(long, value_name = "NAME", value_parser = numbering)]
+    adapter_numbering: Option<Numbering>,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -48,7 +55,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         }
         _ => (args.path.clone(), None),
     };
-    let inspection = inspect(&path)?;
+    let options =
+        AdapterOptions { variant: args.adapter_variant, numbering: args.adapter_numbering.unwrap_or_default() };
+    let inspection = inspect_as(&path, &options)?;
     let adapter = adapter.as_deref().map(inspect).transpose()?;
     if args.json {
         output::json_line(&Inspected { inspection: &inspection, adapter: adapter.as_ref() })?;
@@ -133,20 +142,20 @@ fn content(content: &Content) -> String {
         Content::TextEncoder => "CLIP text encoder".to_owned(),
         Content::ImageEncoder => "CLIP image encoder".to_owned(),
         Content::Clip => "CLIP, both towers".to_owned(),
+        Content::Lora => "LoRA of a UNet; that of a FaceID adapter goes beside it with `--lora`".to_owned(),
         Content::Other { what } => format!("{what}, which is not read here"),
         Content::Unknown => "tensors of no known model".to_owned(),
     }
 }
 
 fn describe_adapter(adapter: &AdapterInfo) -> Vec<String> {
+    let layers = match adapter.coupling {
+        AdapterCoupling::Concatenated => "any number of cross-attention layers".to_owned(),
+        _ => format!("{} cross-attention layers", adapter.num_layers),
+    };
     let mut lines = vec![
         format!("  variant    {}", adapter.variant()),
-        format!(
-            "  base       {} ({} cross-attention layers, text width {})",
-            name(&adapter.base),
-            adapter.num_layers,
-            adapter.cross_attention_dim
-        ),
+        format!("  base       {} ({layers}, text width {})", name(&adapter.base), adapter.cross_attention_dim),
         format!("  tokens     {} an image", adapter.num_tokens),
     ];
     let reads = [("image", adapter.image_embed_dim), ("face", adapter.face_embed_dim)];

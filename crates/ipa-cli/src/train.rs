@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use ipa_formats::{AdapterVariant, Numbering};
+use ipa_sample::AdapterSource;
 use ipa_train::{
     Dataset, Features, FrozenModels, Progress, TrainConfig, Trainer, Variant, check_unused, latest_checkpoint,
 };
 use serde_json::json;
 
-use crate::args::{DeviceArgs, ModelArgs};
+use crate::args::{DeviceArgs, ModelArgs, numbering};
 use crate::model::POCKET;
 use crate::{interrupt, model, output, progress};
 
@@ -46,6 +48,12 @@ pub(crate) struct TrainArgs {
     /// Go on from this adapter, such as a published one; `pocket` is the pocket model's own
     #[arg(long, value_name = "FILE|pocket")]
     init_adapter: Option<PathBuf>,
+    /// What that adapter is, where its tensors do not show it
+    #[arg(long, value_name = "NAME", requires = "init_adapter")]
+    adapter_variant: Option<AdapterVariant>,
+    /// How its layers are numbered: published (1, 3, 5, …), or dense (0, 1, 2, …) in the same order
+    #[arg(long, value_name = "NAME", requires = "init_adapter", value_parser = numbering)]
+    adapter_numbering: Option<Numbering>,
     #[command(flatten)]
     settings: SettingsArgs,
     /// Go on from the latest checkpoint in the output folder
@@ -147,13 +155,14 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         false => check_unused(&args.output),
     }?;
     let dataset = Dataset::open(&args.data)?;
-    let init = args.init_adapter.as_deref().map(adapter_file).transpose()?;
+    let init = args.init_adapter.as_deref().map(|name| adapter_source(name, args)).transpose()?;
+    warn_of_tokens(args);
     let source = args.model.source()?;
     let models = FrozenModels::load_files(&source.files, args.model.image_encoder.as_deref(), options)?;
     let config = args.over(TrainConfig::mini(models.native_side()));
 
     let bar = progress::bar(dataset.len() as u64, "encoding", args.json);
-    let mut trainer = Trainer::new(&models, &dataset, config, init.as_deref(), |row| {
+    let mut trainer = Trainer::new(&models, &dataset, config, init.as_ref(), |row| {
         bar.set_position(row as u64);
         interrupt::stop_if_requested("nothing was written");
     })?;
@@ -171,11 +180,25 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
 }
 
 /// The adapter that `--init-adapter` names: `pocket`, or a file.
-fn adapter_file(name: &Path) -> Result<PathBuf> {
-    if name != Path::new(POCKET) {
-        return Ok(name.to_owned());
+fn adapter_source(name: &Path, args: &TrainArgs) -> Result<AdapterSource> {
+    let file = match name == Path::new(POCKET) {
+        true => model::bundled()?.adapter.context("the pocket model in this program lacks its adapter")?,
+        false => name.to_owned(),
+    };
+    let numbering = args.adapter_numbering.unwrap_or_default();
+    Ok(AdapterSource { file, variant: args.adapter_variant, numbering, ..AdapterSource::default() })
+}
+
+/// Tells of numbers of tokens that other programs do not read.
+fn warn_of_tokens(args: &TrainArgs) {
+    let usual = match args.variant {
+        Some(VariantName::Plus) => 16,
+        Some(VariantName::Classic) | None => 4,
+        Some(VariantName::Simple | VariantName::Prefusion) => return,
+    };
+    if args.num_tokens.is_some_and(|num_tokens| num_tokens != usual) {
+        output::warn(format_args!("other programs read adapters of this variant with {usual} tokens only"));
     }
-    model::bundled()?.adapter.context("the pocket model in this program lacks its adapter")
 }
 
 fn train(trainer: &mut Trainer, args: &TrainArgs) -> Result<()> {

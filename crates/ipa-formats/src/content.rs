@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::adapter::{inspect_adapter, is_adapter};
+use crate::lora::is_lora_name;
 use crate::{
-    AdapterDialect, AdapterInfo, FormatError, SingleFileError, SingleFileInfo, SingleFileOptions, TensorInfo, Weights,
-    read_single_file,
+    AdapterDialect, AdapterInfo, AdapterOptions, FormatError, SingleFileError, SingleFileInfo, SingleFileOptions,
+    TensorInfo, Weights, read_single_file,
 };
 
 /// What the tensors of a file are, by their names.
@@ -37,6 +38,8 @@ pub enum Content {
     ImageEncoder,
     /// Both CLIP towers.
     Clip,
+    /// Low-rank changes of a model's weights.
+    Lora,
     /// Something that is known and that this project does not read.
     Other {
         /// What it is, with its article.
@@ -47,9 +50,13 @@ pub enum Content {
 }
 
 /// Tells what the tensors of a file are.
-pub(crate) fn content_of(weights: &Weights, tensors: &BTreeMap<String, TensorInfo>) -> Result<Content, FormatError> {
+pub(crate) fn content_of(
+    weights: &Weights,
+    tensors: &BTreeMap<String, TensorInfo>,
+    options: &AdapterOptions,
+) -> Result<Content, FormatError> {
     if is_adapter(tensors) {
-        let (adapter, dialect) = inspect_adapter(weights)?;
+        let (adapter, dialect) = inspect_adapter(weights, options)?;
         return Ok(Content::Adapter { adapter, dialect });
     }
     let has = |start: &str| tensors.keys().any(|name| name.starts_with(start));
@@ -61,6 +68,7 @@ pub(crate) fn content_of(weights: &Weights, tensors: &BTreeMap<String, TensorInf
         () if text && vision => Content::Clip,
         () if text => Content::TextEncoder,
         () if vision => Content::ImageEncoder,
+        () if tensors.keys().all(|name| is_lora_name(name)) => Content::Lora,
         () => return single_file(weights, tensors),
     })
 }
@@ -95,7 +103,7 @@ mod tests {
             };
             write_safetensors(&path, names.iter().map(tensor).collect(), None).unwrap();
             let weights = Weights::open(&path).unwrap();
-            content_of(&weights, &weights.tensors()).unwrap()
+            content_of(&weights, &weights.tensors(), &AdapterOptions::default()).unwrap()
         };
         let unet = ["time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight"];
         assert_eq!(content(&unet), Content::Unet);

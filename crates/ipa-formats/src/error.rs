@@ -169,7 +169,7 @@ pub enum FormatError {
         /// File that was read.
         path: PathBuf,
         /// What is wrong with it.
-        source: AdapterError,
+        source: Box<AdapterError>,
     },
     /// A LoRA file that is incomplete, of no known layout or for another model.
     #[error("{path} is not a usable LoRA for this UNet")]
@@ -177,7 +177,7 @@ pub enum FormatError {
         /// File that was read.
         path: PathBuf,
         /// What is wrong with it.
-        source: LoraError,
+        source: Box<LoraError>,
     },
     /// A file that is to hold face embeddings.
     #[error(

@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::content::{Content, content_of};
-use crate::{Dtype, FormatError, ModelFolder, TensorInfo, Weights, read_json, read_json_if_there, weights_file};
+use crate::{
+    AdapterOptions, Dtype, FormatError, ModelFolder, TensorInfo, Weights, read_json, read_json_if_there, weights_file,
+};
 
 /// Configuration files that make a folder a component; only the first comes with weights.
 const CONFIG_NAMES: [&str; 4] =
@@ -122,9 +124,17 @@ pub struct ModelInspection {
 /// [`FormatError`] if a single file is unreadable, no weights or an incomplete adapter, or if a
 /// folder holds nothing of a model.
 pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
+    inspect_as(path, &AdapterOptions::default())
+}
+
+/// As [`inspect`], with what is known of an adapter that its file may not tell.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_as(path: &Path, options: &AdapterOptions) -> Result<Inspection, FormatError> {
     let found = fs::metadata(path).map_err(|source| FormatError::Read { path: path.to_owned(), source })?;
     if !found.is_dir() {
-        return inspect_file(path).map(Inspection::File);
+        return inspect_file(path, options).map(Inspection::File);
     }
     if let Ok(model) = ModelFolder::open(path) {
         return inspect_model(&model).map(Inspection::Model);
@@ -135,10 +145,10 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
     Ok(Inspection::Component(inspect_component(path)))
 }
 
-fn inspect_file(path: &Path) -> Result<FileInspection, FormatError> {
+fn inspect_file(path: &Path, options: &AdapterOptions) -> Result<FileInspection, FormatError> {
     let weights = Weights::open(path)?;
     let tensors = weights.tensors();
-    let content = content_of(&weights, &tensors)?;
+    let content = content_of(&weights, &tensors, options)?;
     let summary = summarise(&weights);
     let listing = |(name, TensorInfo { dtype, shape })| TensorListing { name, dtype, shape };
     Ok(FileInspection {

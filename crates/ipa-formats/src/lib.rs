@@ -67,7 +67,7 @@ pub use digest::{sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};
 pub use inspect::{
     ComponentInspection, DtypeTotal, FileInspection, Inspection, ModelInspection, TensorListing, WeightsSummary,
-    inspect,
+    inspect, inspect_as,
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
 pub use lora::{LoraError, LoraLayer, lora_layers};

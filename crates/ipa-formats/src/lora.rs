@@ -119,7 +119,7 @@ struct Names<'a> {
 /// # Errors
 /// [`FormatError::Lora`] naming the tensor that is unknown, alone or does not fit.
 pub fn lora_layers(weights: &Weights, modules: &[String]) -> Result<Vec<LoraLayer>, FormatError> {
-    layers(weights, modules).map_err(|source| FormatError::Lora { path: weights.path().to_owned(), source })
+    layers(weights, modules).map_err(|source| FormatError::Lora { path: weights.path().to_owned(), source: Box::new(source) })
 }
 
 fn layers(weights: &Weights, modules: &[String]) -> Result<Vec<LoraLayer>, LoraError> {
@@ -135,6 +135,11 @@ fn layers(weights: &Weights, modules: &[String]) -> Result<Vec<LoraLayer>, LoraE
         true => Err(LoraError::Empty),
         false => by_module.into_iter().map(|(module, names)| names.layer(module, weights)).collect(),
     }
+}
+
+/// Whether a tensor is one that [`lora_layers`] may find a module for.
+pub(crate) fn is_lora_name(name: &str) -> bool {
+    parsed(name).is_ok()
 }
 
 fn underscored(path: &str) -> String {

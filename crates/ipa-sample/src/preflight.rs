@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use ipa_adapter::{AdapterCoupling, AdapterError, AdapterFile, check_base};
+use ipa_adapter::{AdapterCoupling, AdapterError, AdapterFile, Lora, check_base};
 use ipa_clip::VisionConfig;
 use ipa_core::read_config;
+use ipa_core::tch::{Device, nn::VarStore};
 use ipa_formats::{AdapterInfo, AdapterKind, Component, ModelFiles, Weights};
-use ipa_unet::UnetConfig;
+use ipa_unet::{Unet, UnetConfig};
 
-use crate::{AdapterSource, ImagePromptSpec, PipelineError, RequestError};
+use crate::{AdapterSource, ImagePromptSpec, PipelineError, RequestError, read_faces};
 
 /// Checks an adapter for a model and what a request wants of it, before anything heavy is loaded.
 ///
@@ -28,6 +29,11 @@ pub fn check_adapter(
         layers.scales(&unet)?;
     }
     check_lora(source, &info, spec)?;
+    if let Some(lora) = &source.lora {
+        let vs = VarStore::new(Device::Cpu); // declared variables have shapes and no values
+        Unet::new(&vs.root(), &unet);
+        Lora::load(lora, &vs.variables())?;
+    }
     check_references(&info, spec)?;
     if info.image_embed_dim.is_some() && (!spec.images.is_empty() || spec.negative.is_some()) {
         check_encoder(model, source, &info)?;
@@ -51,10 +57,8 @@ fn check_lora(source: &AdapterSource, info: &AdapterInfo, spec: &ImagePromptSpec
 fn check_references(info: &AdapterInfo, spec: &ImagePromptSpec) -> Result<(), PipelineError> {
     let refuse =
         |field, value: &str, allowed| Err(RequestError::Field { field, value: value.to_owned(), allowed }.into());
-    let is_concatenated = info.coupling == AdapterCoupling::Concatenated;
-    if is_concatenated && (spec.layers.is_some() || spec.is_masked()) {
-        let allowed = "an adapter of the variant simple acts everywhere alike: leave out layers and masks";
-        return refuse("image_prompts", "given layers or masks", allowed);
+    if info.coupling == AdapterCoupling::Concatenated {
+        check_concatenated(spec)?;
     }
     if spec.embeds.is_some() {
         return Ok(());
@@ -68,7 +72,40 @@ fn check_references(info: &AdapterInfo, spec: &ImagePromptSpec) -> Result<(), Pi
             refuse("images", "given", "the adapter reads faces alone: leave out the pictures")
         }
         (Some(_), _) if spec.images.is_empty() => Err(AdapterError::NeedsPicture.into()),
+        (_, Some(expected)) => check_faces(spec, info, expected as i64),
         _ => Ok(()),
+    }
+}
+
+fn check_faces(spec: &ImagePromptSpec, info: &AdapterInfo, expected: i64) -> Result<(), PipelineError> {
+    let faces = read_faces(&spec.faces)?.size();
+    if faces[1] != expected {
+        return Err(AdapterError::FaceWidth { found: faces[1], expected }.into());
+    }
+    match info.image_embed_dim.is_some() && faces[0] != spec.images.len() as i64 {
+        true => Err(unpaired_faces(faces[0], spec.images.len() as i64).into()),
+        false => Ok(()),
+    }
+}
+
+/// The UNet's own attention reads the tokens of such an adapter.
+pub(crate) fn check_concatenated(spec: &ImagePromptSpec) -> Result<(), RequestError> {
+    match spec.layers.is_some() || spec.is_masked() {
+        true => Err(RequestError::Field {
+            field: "image_prompts",
+            value: "given layers or masks".to_owned(),
+            allowed: "an adapter of the variant simple acts everywhere alike: leave them out",
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Each face of FaceID-Plus has a vector and a picture.
+pub(crate) fn unpaired_faces(vectors: i64, pictures: i64) -> RequestError {
+    RequestError::Field {
+        field: "faces",
+        value: format!("{vectors} identity vectors for {pictures} pictures"),
+        allowed: "give each face one vector and one picture, in the same order",
     }
 }
 

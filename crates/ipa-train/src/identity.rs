@@ -6,6 +6,7 @@ use ipa_core::device::kind_name;
 use ipa_formats::{
     Component, ComponentFiles, FormatError, ModelFiles, SchedulerFields, Weights, settings_files, sha256_file,
 };
+use ipa_sample::AdapterSource;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -19,7 +20,7 @@ pub(crate) fn of_run(
     models: &FrozenModels,
     dataset: &Dataset,
     config: &TrainConfig,
-    init_adapter: Option<&Path>,
+    init_adapter: Option<&AdapterSource>,
 ) -> Result<Value, FormatError> {
     let pictures = (0..dataset.len()).map(|row| sha256_file(&dataset.image_path(row)));
     let pictures = pictures.collect::<Result<Vec<_>, _>>()?;
@@ -27,7 +28,8 @@ pub(crate) fn of_run(
         "config": config,
         "data": sha256_file(dataset.path())?,
         "pictures": hex_digest(pictures.concat().as_bytes()),
-        "init_adapter": init_adapter.map(sha256_file).transpose()?,
+        "init_adapter": init_adapter.map(|source| sha256_file(&source.file)).transpose()?,
+        "init_adapter_options": init_adapter.map(|source| (source.variant, source.numbering)),
         "kind": kind_name(models.options().1),
         "models": models.digests(),
     }))

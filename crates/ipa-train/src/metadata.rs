@@ -1,6 +1,6 @@
 //! What a finished adapter says of itself.
 
-use ipa_adapter::{AdapterCoupling, ImageFeatures, IpAdapter, ProjectionConfig};
+use ipa_adapter::{ImageFeatures, IpAdapter, ProjectionConfig};
 use serde_json::{Value, json};
 
 use crate::TrainConfig;
@@ -9,13 +9,6 @@ use crate::TrainConfig;
 /// files.
 pub(crate) fn of_run(adapter: &IpAdapter, config: &TrainConfig, steps: u64) -> Value {
     let sizes = adapter.config();
-    let variant = match (sizes.coupling, &sizes.projection) {
-        (AdapterCoupling::Concatenated, _) => "simple",
-        (AdapterCoupling::Prefused, _) => "prefusion",
-        (_, ProjectionConfig::Plus(_)) => "plus",
-        (_, ProjectionConfig::FullFace { .. }) => "full-face",
-        _ => "base",
-    };
     let features = match adapter.image_features() {
         Some(ImageFeatures::Embedding) => "embedding",
         _ => "penultimate",
@@ -32,7 +25,7 @@ pub(crate) fn of_run(adapter: &IpAdapter, config: &TrainConfig, steps: u64) -> V
         _ => "other",
     };
     let mut metadata = json!({
-        "variant": variant,
+        "variant": sizes.variant().name(),
         "encoder": { "features": features, "width": sizes.projection.image_width() },
         "base": { "family": family, "layers": layers, "cross_attention_dim": width },
         "steps": steps,

@@ -4,11 +4,12 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use ipa_adapter::{AdapterError, IpAdapter};
+use ipa_adapter::{AdapterError, AdapterFile, IpAdapter};
 use ipa_core::WeightsError;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Kind, Tensor};
 use ipa_formats::FormatError;
+use ipa_sample::AdapterSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,7 +31,7 @@ const MAX_TOKENS: i64 = 1024;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Kind of adapter; without one that of the adapter it begins with, or classic.
+    /// Kind of adapter; without one that of the adapter it begins with, or classic, or plus for fine features.
     pub variant: Option<Variant>,
     /// What it reads of pictures; without them [`Variant::usual_features`].
     pub features: Option<Features>,
@@ -79,8 +80,8 @@ impl TrainConfig {
         if !self.resolution.is_multiple_of(8) || !(8..=4096).contains(&self.resolution) {
             return refuse("resolution", &self.resolution, "choose a multiple of 8 between 8 and 4096");
         }
-        let variant = self.variant.unwrap_or(Variant::Classic);
-        if self.features.is_some_and(|features| !variant.reads(features)) {
+        let pair = self.variant.zip(self.features);
+        if pair.is_some_and(|(variant, features)| !variant.reads(features)) {
             return refuse(
                 "features",
                 &"not what the variant reads",
@@ -222,7 +223,7 @@ impl<'a> Trainer<'a> {
         models: &'a FrozenModels,
         dataset: &Dataset,
         config: TrainConfig,
-        init_adapter: Option<&Path>,
+        init_adapter: Option<&AdapterSource>,
         mut encoded: impl FnMut(usize),
     ) -> Result<Self, TrainError> {
         config.check()?;
@@ -232,7 +233,10 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::HalfPrecision);
         }
         let adapter = match init_adapter {
-            Some(path) => IpAdapter::load(path, unet, (device, Kind::Float))?,
+            Some(source) => {
+                let file = AdapterFile::open(&source.file, &source.options())?;
+                IpAdapter::load_file(file, unet, (device, Kind::Float))?
+            }
             None => begin(models, &config),
         };
         if adapter.config().projection.face_width().is_some() {
@@ -387,7 +391,10 @@ impl<'a> Trainer<'a> {
 
 /// A new adapter of the kind that the settings ask for.
 fn begin(models: &FrozenModels, config: &TrainConfig) -> IpAdapter {
-    let variant = config.variant.unwrap_or(Variant::Classic);
+    let variant = config.variant.unwrap_or(match config.features {
+        Some(Features::Fine) => Variant::Plus,
+        Some(Features::Global) | None => Variant::Classic,
+    });
     let features = config.features.unwrap_or(variant.usual_features());
     let (device, _) = models.options();
     let sizes = variant.config(features, config.num_tokens, models.encoder(), &models.unet.config);

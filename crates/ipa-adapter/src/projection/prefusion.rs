@@ -41,3 +41,37 @@ impl Prefusion {
         tokens + merge_heads(&seen).apply(&self.to_out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ipa_core::noise::Draws;
+    use ipa_core::tch::{Device, Kind, nn::VarStore};
+
+    use super::*;
+
+    /// Of width 128, two heads: each gives its own half, which the other half of the queries does not touch.
+    #[test]
+    fn heads_are_64_wide() {
+        let vs = VarStore::new(Device::Cpu);
+        let prefusion = Prefusion::new(&vs.root(), 128);
+        let mut draws = Draws::seeded(3);
+        for (name, mut variable) in vs.variables() {
+            let identity = Tensor::eye(128, (Kind::Float, Device::Cpu));
+            let value = match name.as_str() {
+                "to_q.weight" | "to_k.weight" => draws.normal(&[128, 128]) / 8.0,
+                "norm.weight" => Tensor::ones([128], (Kind::Float, Device::Cpu)),
+                "norm.bias" => Tensor::zeros([128], (Kind::Float, Device::Cpu)),
+                _ => identity,
+            };
+            variable.set_data(&value);
+        }
+        let (tokens, text) = (draws.normal(&[1, 3, 128]), draws.normal(&[1, 5, 128]));
+        let before = prefusion.forward(&tokens, &text);
+        let mut weight = vs.variables().remove("to_q.weight").expect("declared");
+        weight.set_data(&Tensor::cat(&[weight.narrow(0, 0, 64), weight.narrow(0, 64, 64) * 2.0], 0));
+        let after = prefusion.forward(&tokens, &text);
+        let half = |tensor: &Tensor, first| tensor.narrow(2, first, 64);
+        assert!(half(&after, 0).equal(&half(&before, 0)));
+        assert!(!half(&after, 64).equal(&half(&before, 64)));
+    }
+}

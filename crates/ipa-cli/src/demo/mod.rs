@@ -178,7 +178,8 @@ fn train(
     let models = FrozenModels::load_files(&source.files, None, options)?;
     let config = args.settings(models.native_side());
     let init = base_adapter(source)?;
-    let mut trainer = Trainer::new(&models, &Dataset::open(data)?, config.clone(), Some(&init), |_| {})?;
+    let mut trainer =
+        Trainer::new(&models, &Dataset::open(data)?, config.clone(), Some(&init.as_path().into()), |_| {})?;
     let bar = progress::bar(trainer.num_steps(), "training", args.json);
     let mut losses = Vec::new();
     let folder = args.output.join("training");

@@ -107,8 +107,11 @@ pub fn recognise_adapter(
 }
 
 /// Dialect, kind and sizes of opened weights.
-pub(crate) fn inspect_adapter(weights: &Weights) -> Result<(AdapterInfo, AdapterDialect), FormatError> {
-    read(weights, &AdapterOptions::default()).map(|(translated, info)| (info, translated.dialect))
+pub(crate) fn inspect_adapter(
+    weights: &Weights,
+    options: &AdapterOptions,
+) -> Result<(AdapterInfo, AdapterDialect), FormatError> {
+    read(weights, options).map(|(translated, info)| (info, translated.dialect))
 }
 
 fn read(weights: &Weights, options: &AdapterOptions) -> Result<(Translated, AdapterInfo), FormatError> {
@@ -119,7 +122,7 @@ fn read(weights: &Weights, options: &AdapterOptions) -> Result<(Translated, Adap
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
     Declared::new(options.variant, &weights.metadata(), &file_name)
         .and_then(|declared| translated(&weights.tensors(), options.numbering, &declared))
-        .map_err(|source| FormatError::Adapter { path: path.to_owned(), source })
+        .map_err(|source| FormatError::Adapter { path: path.to_owned(), source: Box::new(source) })
 }
 
 fn translated(

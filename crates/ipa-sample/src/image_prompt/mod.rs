@@ -44,6 +44,8 @@ pub struct ImagePromptSpec {
     pub merge: Merge,
     /// What the encoder, which sees squares, is to see of pictures that are none.
     pub crop: Crop,
+    /// Shows pictures to the encoder with red and blue exchanged, as the demo of FaceID-Plus does with face crops.
+    pub bgr: bool,
     /// Strength: 0 none, 1 as trained.
     pub scale: f64,
     /// Strength by layer, a factor on `scale`.
@@ -72,6 +74,7 @@ impl Default for ImagePromptSpec {
             negative: None,
             merge: Merge::Concat,
             crop: Crop::Center,
+            bgr: false,
             scale: 1.0,
             layers: None,
             curve: Vec::new(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use ipa_adapter::{Features, ImageFeatures, ImagePrompt, IpAdapter, RegionMask, Timing};
+use ipa_adapter::{AdapterCoupling, Features, ImageFeatures, ImagePrompt, IpAdapter, RegionMask, Timing};
 use ipa_clip::preprocess::{Filter, resize};
 use ipa_core::Checkpoint;
 use ipa_core::tch::Tensor;
@@ -11,6 +11,7 @@ use ipa_formats::read_vectors;
 
 use super::{ImagePromptSpec, LayerScales, Merge};
 use crate::pictures::{Pictures, luma};
+use crate::preflight::{check_concatenated, unpaired_faces};
 use crate::{Crop, ImageEncoder, PipelineError, Reference, RequestError};
 
 /// An adapter and what encodes pictures for it.
@@ -107,11 +108,14 @@ impl<'a> Prepared<'a> {
     ) -> Result<Self, PipelineError> {
         let adapter = seeing.adapter;
         let unet = &adapter.config().unet;
+        if adapter.config().coupling == AdapterCoupling::Concatenated {
+            check_concatenated(spec)?;
+        }
         let scales = match &spec.layers {
             Some(layers) => layers.scales(unet)?,
             None => LayerScales::uniform(unet),
         };
-        let squares: Vec<Vec<RgbImage>> = shown.iter().map(|shown| seeing.squares(shown)).collect();
+        let squares: Vec<Vec<RgbImage>> = shown.iter().map(|shown| seeing.squares(shown, spec.bgr)).collect();
         let features = seeing.features(spec, &shown, &squares)?;
         let unconditional = seeing.unconditional(spec, negative.as_ref(), &features)?;
         let tokens = adapter.ip_tokens(features)?;
@@ -175,11 +179,15 @@ impl Seeing<'_> {
         self.encoder.ok_or_else(|| PipelineError::NoImageEncoder { model: self.model.to_owned() })
     }
 
-    fn squares(&self, shown: &Shown) -> Vec<RgbImage> {
-        match self.encoder {
+    fn squares(&self, shown: &Shown, bgr: bool) -> Vec<RgbImage> {
+        let mut squares = match self.encoder {
             Some(encoder) => shown.crop.squares(shown.picture, encoder.side(), encoder.mean_colour()),
             None => vec![shown.picture.clone()],
+        };
+        if bgr {
+            squares.iter_mut().flat_map(RgbImage::pixels_mut).for_each(|pixel| pixel.0.reverse());
         }
+        squares
     }
 
     /// All references in one row, merged.
@@ -203,9 +211,7 @@ impl Seeing<'_> {
         if let (Some(image), Some(face)) = (&image, &face)
             && image.size()[0] != face.size()[0]
         {
-            let value = format!("{} identity vectors for {} pictures", face.size()[0], image.size()[0]);
-            let allowed = "give each face one vector and one picture, in the same order";
-            return Err(RequestError::Field { field: "faces", value, allowed }.into());
+            return Err(unpaired_faces(face.size()[0], image.size()[0]).into());
         }
         let row = |features: Option<Tensor>| features.map(|features| spec.merge.apply(&features.unsqueeze(0)));
         Ok(Features { image: row(image), face: row(face), structure: spec.structure })
@@ -240,7 +246,7 @@ impl Seeing<'_> {
         let nothing = match (self.adapter.image_features(), negative) {
             (None, _) => None,
             (Some(kind), Some(negative)) => {
-                let square = self.squares(negative).swap_remove(0);
+                let square = self.squares(negative, spec.bgr).swap_remove(0);
                 Some(self.encoder()?.features(&[square], kind) * negative.weight)
             }
             (Some(kind), None) => {

@@ -1,6 +1,6 @@
 //! Files that an image prompt names: an adapter, a picture.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipa_adapter::AdapterOptions;
 use ipa_formats::{AdapterVariant, Numbering};
@@ -59,6 +59,12 @@ impl From<SourceText> for AdapterSource {
                 Self { file, image_encoder, lora, variant, numbering }
             }
         }
+    }
+}
+
+impl From<&Path> for AdapterSource {
+    fn from(file: &Path) -> Self {
+        Self { file: file.to_owned(), ..Self::default() }
     }
 }
 

@@ -5,7 +5,7 @@ mod inpainting;
 mod start;
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -307,6 +307,11 @@ impl Pipeline {
         &self.unet
     }
 
+    /// Its variables by name, from which adapters of one's own may begin.
+    pub fn unet_variables(&self) -> &HashMap<String, Tensor> {
+        &self.unet_variables
+    }
+
     /// How a picture of a request came about: all but the digests of files, which the caller knows.
     pub fn record(&self, request: &GenerateRequest, index: usize, picture: &RgbImage) -> Record {
         let own = || self.scheduler.kind().map(SamplerKind::name).unwrap_or_default().to_owned();
@@ -457,17 +462,20 @@ impl Pipeline {
         Ok(Seeing { adapter: &added.adapter, encoder, model: self.files.path() })
     }
 
-    /// The UNet with the changes that the request's adapters bring, each once; `None` if they bring none.
+    /// The UNet with the changes that the request's adapters bring, each file's once and as strongly as any of its
+    /// prompts wants it; `None` if they bring none.
     fn patched(&self, request: &GenerateRequest, pictures: Pictures) -> Result<Option<Unet>, PipelineError> {
-        let own = own_prompt(request, pictures);
+        let mut strongest: BTreeMap<PathBuf, (f64, &Added)> = BTreeMap::new();
+        for spec in own_prompt(request, pictures).iter().chain(&request.image_prompts) {
+            let added = self.added(spec)?;
+            // One file may have been added twice, under two names or with other options.
+            let file = added.source.lora.as_ref().unwrap_or(&added.source.file);
+            let file = file.canonicalize().unwrap_or_else(|_| file.clone());
+            let (strength, _) = strongest.entry(file).or_insert((0.0, added));
+            *strength = strength.max(spec.lora_scale);
+        }
         let mut patches = HashMap::new();
-        for added in &self.adapters {
-            let mut strength = 0.0_f64;
-            for spec in own.iter().chain(&request.image_prompts) {
-                if std::ptr::eq(self.added(spec)?, added) {
-                    strength = strength.max(spec.lora_scale);
-                }
-            }
+        for (strength, added) in strongest.into_values() {
             for lora in added.adapter.lora().into_iter().chain(&added.lora) {
                 lora.patch(strength, &self.unet_variables, &mut patches);
             }
