@@ -2,8 +2,8 @@
 //! `cargo run --release -p ipa --example custom_hook -- assets/pocket OUT.png "a red circle" 1.5`
 //!
 //! It reads nothing but the queries, so it needs no training: every place also attends to the places that ask for the
-//! same, which gives regions of one kind one look. The same trait carries trained adapters: keep keys and values by site
-//! beside it, as `ipa_adapter::ImagePrompt` does.
+//! same, which changes how surfaces look and not what is there. The same trait carries trained adapters: with keys and
+//! values by site, `ipa_adapter::ImagePrompt::new` is such a hook already.
 
 use std::error::Error;
 use std::ops::ControlFlow;

@@ -76,17 +76,34 @@ fn faces_are_drawn_as_the_reference_draws_them() {
 
 #[test]
 fn faces_embed_to_the_references_tokens() {
-    for kind in ["face_id", "portrait", "portrait_unnorm"] {
+    for (kind, adapter, variant) in [
+        ("face_id", "face_id", "faceid"),
+        ("face_id_plus", "face_id_plus", "faceid-plus"),
+        ("face_id_plus_v2", "face_id_plus", "faceid-plusv2"),
+        ("portrait", "portrait", "portrait"),
+        ("portrait_unnorm", "portrait_unnorm", "portrait-unnorm"),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("embeds.safetensors");
-        let command = Ipa::on("embed", &tiny_sd("")).with("--output", &output);
-        let command = command.with("--adapter", fixture("faces").join(format!("{kind}.safetensors")));
-        command.with("--face", numpy_faces(kind, folder.path())).run().done();
+        let command = Ipa::on("embed", &tiny_sd("")).with("--output", &output).with("--adapter-variant", variant);
+        let command = command.with("--adapter", fixture("faces").join(format!("{adapter}.safetensors")));
+        let command = command.with("--face", numpy_faces(kind, folder.path()));
+        let has_picture = adapter == "face_id_plus";
+        let command = if has_picture { command.with("--image", fixture("pictures/wide.png")) } else { command };
+        command.run().done();
         let (found, expected) =
             (read_values(&output), read_values(&fixture(&format!("faces/{kind}.expected.safetensors"))));
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["face_embeds", "ip_tokens", "uncond_ip_tokens"]);
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        let of_picture = ["face_embeds", "image_embeds", "ip_tokens", "uncond_image_embeds", "uncond_ip_tokens"];
+        assert_eq!(
+            names,
+            if has_picture { &of_picture[..] } else { &["face_embeds", "ip_tokens", "uncond_ip_tokens"] }
+        );
         // The reference lays the tokens of several faces side by side, here each is a row.
         let error = relative_error(&found["ip_tokens"].values, &expected["ip_tokens"].values);
+        assert!(error <= 1e-5, "{kind}: {error:.2e}");
+        let (none, theirs) = (&found["uncond_ip_tokens"].values, &expected["uncond_ip_tokens"].values);
+        let error = relative_error(none, &theirs[..none.len()]); // there the same for each face
         assert!(error <= 1e-5, "{kind}: {error:.2e}");
     }
 }

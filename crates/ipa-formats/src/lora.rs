@@ -119,7 +119,8 @@ struct Names<'a> {
 /// # Errors
 /// [`FormatError::Lora`] naming the tensor that is unknown, alone or does not fit.
 pub fn lora_layers(weights: &Weights, modules: &[String]) -> Result<Vec<LoraLayer>, FormatError> {
-    layers(weights, modules).map_err(|source| FormatError::Lora { path: weights.path().to_owned(), source: Box::new(source) })
+    layers(weights, modules)
+        .map_err(|source| FormatError::Lora { path: weights.path().to_owned(), source: Box::new(source) })
 }
 
 fn layers(weights: &Weights, modules: &[String]) -> Result<Vec<LoraLayer>, LoraError> {
