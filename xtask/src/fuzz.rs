@@ -13,10 +13,11 @@ use crate::libtorch::{self, Parts};
 
 const SECONDS: u64 = 600;
 /// Every target with the fixtures that it starts from.
-const TARGETS: [(&str, &[&str]); 4] = [
+const TARGETS: [(&str, &[&str]); 5] = [
     ("pickle", &["torch_files"]),
     ("safetensors", &["models", "training", "tiny_sd/text_encoder"]),
     ("single_file", &["single_file"]),
+    ("adapter", &["tiny_sd", "faces", "research"]),
     ("image", &["preprocess/files", "preprocess/refused", "pictures"]),
 ];
 /// Larger ones would only make every run slower.

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ipa_formats::{
-    Component, FolderTensors, SafetensorsFile, SingleFileOptions, TensorInfo, TorchIndex, inspect, plan_single_file,
-    read_header, read_single_file,
+    AdapterOptions, Component, FolderTensors, Numbering, SafetensorsFile, SingleFileOptions, TensorInfo, TorchIndex,
+    inspect, plan_single_file, read_header, read_single_file, read_vectors, recognise_adapter,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -90,6 +90,47 @@ proptest! {
         "models/tokens.json", "training/adamw.safetensors", "single_file/tiny_v1.safetensors",
     ]).prop_flat_map(|name| broken(bytes(name).into_iter().take(4096).collect()))) {
         assert_read_or_refused(&bytes);
+    }
+
+    /// With any of its tensors gone, of another size or under another name, an adapter is refused, or is a whole one.
+    #[test]
+    fn adapters_with_holes_are_recognised_or_refused(
+        name in select(vec!["tiny_sd/ip_adapter", "faces/face_id", "faces/face_id_plus", "research/prefusion"]),
+        changed in vec((any::<Index>(), select(vec!["", "module.", "unet.", "x"]), vec(0usize..80, 0..4)), 1..3),
+    ) {
+        let file = SafetensorsFile::open(&fixture(&format!("{name}.safetensors"))).unwrap();
+        let mut tensors = file.header().tensors.clone();
+        for (index, prefix, shape) in changed {
+            let name = tensors.keys().nth(index.index(tensors.len())).unwrap().clone();
+            let info = tensors.remove(&name).unwrap();
+            if !prefix.is_empty() {
+                tensors.insert(format!("{prefix}{name}"), TensorInfo { shape, ..info });
+            }
+        }
+        for numbering in [Numbering::Published, Numbering::Dense] {
+            let options = AdapterOptions { numbering, variant: None };
+            if let Ok(info) = recognise_adapter(&tensors, &options) {
+                prop_assert!(info.num_tokens > 0 && info.cross_attention_dim > 0);
+            }
+        }
+    }
+
+    #[test]
+    fn broken_vectors_are_read_or_refused(
+        header in "\\{'descr': '[<>|][fiuU][1248]', 'fortran_order': (True|False), 'shape': \\([0-9, ]{0,12}\\), \\}",
+        data in vec(any::<u8>(), 0..64),
+    ) {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend(u16::try_from(header.len() + 1).unwrap().to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.push(b'\n');
+        bytes.extend(data);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        if let Ok(vectors) = read_vectors(file.path()) {
+            prop_assert_eq!(vectors.data.len(), vectors.rows * vectors.width);
+            prop_assert!(vectors.data.iter().all(|value| value.is_finite()));
+        }
     }
 
     /// With any of its tensors gone or of another size, a checkpoint is refused or mapped, and what is mapped goes back.

@@ -1,143 +1,41 @@
 //! The whole way from a request to pictures.
 
+mod adapters;
 mod decoding;
+mod error;
 mod inpainting;
 mod start;
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use ipa_adapter::{AdapterError, AdapterFile, Composition, IpAdapter, Lora};
-use ipa_clip::{ClipTokenizer, PreprocessError, TextConfig, TextTower, TokenizerError};
+use ipa_adapter::Composition;
+use ipa_clip::{ClipTokenizer, TextConfig, TextTower};
 use ipa_core::device::{device_name, kind_name};
 use ipa_core::noise::Draws;
+use ipa_core::read_config;
 use ipa_core::tch::{self, Device, Kind, Tensor};
-use ipa_core::{WeightsError, read_config};
-use ipa_formats::{Component, FormatError, ModelFiles, ModelTask};
+use ipa_formats::{Component, ModelFiles, ModelTask};
 use ipa_unet::Unet;
 use ipa_vae::Vae;
 
 pub use crate::denoise::Extras;
 use crate::denoise::{Conditions, Denoiser};
-use crate::image_prompt::{Prepared, References, Seeing, Shown};
+use crate::image_prompt::Prepared;
 use crate::pictures::{Pictures, init_size};
 use crate::prompt::Prompts;
 use crate::sampler::Calls;
 use crate::{
-    AdapterSource, GenerateRequest, ImageEncoder, ImagePromptSpec, NoiseDtype, Record, RequestError, Sampler,
-    SamplerKind, SchedulerFile, check_parts, native_side,
+    GenerateRequest, ImageEncoder, NoiseDtype, Record, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts,
+    native_side,
 };
+use adapters::Added;
 pub use decoding::Decoded;
+pub use error::PipelineError;
 use start::Start;
-
-/// Why pictures could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum PipelineError {
-    /// The request is at fault.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// A file of the model is at fault.
-    #[error(transparent)]
-    File(#[from] FormatError),
-    /// Weights are at fault.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The tokenizer's files are at fault.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// The adapter is at fault.
-    #[error(transparent)]
-    Adapter(#[from] AdapterError),
-    /// An image or the image processor's configuration is at fault.
-    #[error(transparent)]
-    Image(#[from] PreprocessError),
-    /// There are reference images but nothing that reads them.
-    #[error("the request has reference images but no adapter was loaded: name one with `--adapter`")]
-    NoAdapter,
-    /// There is nothing that turns pictures into embeddings.
-    #[error("{model} has no `image_encoder` folder: name one with `--image-encoder`")]
-    NoImageEncoder {
-        /// The model.
-        model: PathBuf,
-    },
-    /// A request names an adapter that was not added.
-    #[error("the request names the adapter {path}, which was not loaded: add it to the pipeline first")]
-    UnknownAdapter {
-        /// Its file.
-        path: PathBuf,
-    },
-    /// A FaceID adapter without the changes to the model that it was trained with.
-    #[error(
-        "{path} was trained together with changes to the model, which it does not hold: name their file with `--lora`, \
-         for the published adapters {}",
-        crate::preflight::lora_of(path)
-    )]
-    MissingLora {
-        /// The adapter.
-        path: PathBuf,
-    },
-    /// The changes are there twice.
-    #[error("{path} holds its changes to the model itself: leave out `--lora` {lora}, which would apply them twice")]
-    DoubleLora {
-        /// The adapter.
-        path: PathBuf,
-        /// The other file.
-        lora: PathBuf,
-    },
-    /// Stored embeddings are of another adapter.
-    #[error(
-        "{path}: `{tensor}` has {found}, the adapter {adapter} makes {expected}: write them again with `ipa embed`"
-    )]
-    Embeds {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: &'static str,
-        /// What it is like.
-        found: String,
-        /// The adapter.
-        adapter: PathBuf,
-        /// What it should be like.
-        expected: String,
-    },
-    /// The model's sampler is none of those that are built.
-    #[error("the model's own sampler `{name}` is not built: choose one with `--scheduler`: {}", SamplerKind::NAMES)]
-    Sampler {
-        /// As in scheduler_config.json.
-        name: String,
-    },
-    /// Parts that come from different models, or from one of another kind.
-    #[error("the parts of {model} do not fit together: {found}, {expected}; take all of them from one model")]
-    Parts {
-        /// The model.
-        model: PathBuf,
-        /// What one part says of the other.
-        found: String,
-        /// What the other says of itself.
-        expected: String,
-    },
-    /// The model draws into pictures, and the request has none.
-    #[error(
-        "{model} is a model for inpainting: name a picture with `--init-image` and, white, what to draw anew in it with \
-         `--mask`"
-    )]
-    NeedsMask {
-        /// The model.
-        model: PathBuf,
-    },
-    /// Latents or pixels stopped being numbers.
-    #[error("the model gave values that are not numbers: use `--dtype f32`, or look for broken weights")]
-    NotANumber,
-    /// The listener asked to stop.
-    #[error("interrupted after step {step}")]
-    Interrupted {
-        /// Steps done.
-        step: usize,
-    },
-}
 
 /// A Stable Diffusion model, ready to draw; optionally with an image-prompt adapter.
 #[derive(Debug)]
@@ -156,17 +54,6 @@ pub struct Pipeline {
     scheduler: SchedulerFile,
     task: ModelTask,
     options: (Device, Kind),
-}
-
-/// An adapter with what it needs.
-#[derive(Debug)]
-struct Added {
-    source: AdapterSource,
-    adapter: IpAdapter,
-    /// Which of the encoders sees for it, if it sees.
-    encoder: Option<usize>,
-    /// Changes to the UNet from a file of their own.
-    lora: Option<Lora>,
 }
 
 /// What a request became.
@@ -228,73 +115,6 @@ impl Pipeline {
         check_clip_skip(request, &read_config(&files.component(Component::TextEncoder)?)?)?;
         files.tokenizer()?;
         check_task(check_parts(files)?, request, files.path())
-    }
-
-    /// Adds an adapter file; its encoder lies in `image_encoder` or in the model's folder.
-    ///
-    /// # Errors
-    /// As [`Pipeline::with_source`].
-    pub fn with_adapter(self, adapter: &Path, image_encoder: Option<&Path>) -> Result<Self, PipelineError> {
-        let image_encoder = image_encoder.map(Path::to_owned);
-        self.with_source(&AdapterSource { file: adapter.to_owned(), image_encoder, ..AdapterSource::default() })
-    }
-
-    /// Adds an adapter with what belongs to it. The first one added is that of `images`, and of `image_prompts` that
-    /// name none; one that is there already is not added again.
-    ///
-    /// An image encoder that is nowhere is missed only when a picture is to be seen.
-    ///
-    /// # Errors
-    /// [`PipelineError`] if a file cannot be loaded or does not belong to the others.
-    pub fn with_source(mut self, source: &AdapterSource) -> Result<Self, PipelineError> {
-        if self.adapters.iter().any(|added| added.source == *source) {
-            return Ok(self);
-        }
-        let file = AdapterFile::open(&source.file, &source.options())?;
-        let adapter = IpAdapter::load_file(file, self.unet.config(), self.options)?;
-        let encoder = match adapter.image_features() {
-            Some(kind) => self.encoder_of(source)?.map(|index| (index, self.encoders[index].1.width(kind))),
-            None => None,
-        };
-        if let Some((_, width)) = encoder {
-            adapter.check_width(width)?;
-        }
-        let lora = source.lora.as_deref().map(|file| Lora::load(file, &self.unet_variables)).transpose()?;
-        self.adapters.push(Added { source: source.clone(), adapter, encoder: encoder.map(|(index, _)| index), lora });
-        Ok(self)
-    }
-
-    /// As [`Pipeline::with_adapter`] with parts that are loaded already.
-    ///
-    /// # Errors
-    /// [`AdapterError::EmbedDim`] or [`AdapterError::FeatureWidth`] if they do not belong together.
-    pub fn with_loaded_adapter(mut self, adapter: IpAdapter, encoder: ImageEncoder) -> Result<Self, PipelineError> {
-        if let Some(kind) = adapter.image_features() {
-            adapter.check_width(encoder.width(kind))?;
-        }
-        self.encoders.push((None, encoder));
-        let encoder = Some(self.encoders.len() - 1);
-        self.adapters.push(Added { source: AdapterSource::default(), adapter, encoder, lora: None });
-        Ok(self)
-    }
-
-    /// The first adapter and its encoder, if one with an encoder was added.
-    pub fn adapter(&self) -> Option<(&IpAdapter, &ImageEncoder)> {
-        let added = self.adapters.first()?;
-        Some((&added.adapter, &self.encoders[added.encoder?].1))
-    }
-
-    /// Which of the encoders an adapter's source names, loaded if need be; none if there is none to load.
-    fn encoder_of(&mut self, source: &AdapterSource) -> Result<Option<usize>, PipelineError> {
-        if let Some(known) = self.encoders.iter().position(|(folder, _)| *folder == source.image_encoder) {
-            return Ok(Some(known));
-        }
-        match ImageEncoder::of_model(&self.files, source.image_encoder.as_deref(), self.options) {
-            Ok(encoder) => self.encoders.push((source.image_encoder.clone(), encoder)),
-            Err(PipelineError::NoImageEncoder { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        }
-        Ok(Some(self.encoders.len() - 1))
     }
 
     /// The files it was loaded from.
@@ -431,58 +251,6 @@ impl Pipeline {
         Ok(Tensor::cat(&embeds, 0).repeat_interleave_self_int(num_images, 0, None))
     }
 
-    /// Every image prompt of a request as tokens.
-    fn prepared(&self, request: &GenerateRequest, pictures: Pictures) -> Result<Vec<Prepared<'_>>, PipelineError> {
-        let size = self.size(request, pictures)?;
-        let own = own_prompt(request, pictures).map(|spec| {
-            let shown = pictures.references.iter().map(Shown::unnamed).collect();
-            Prepared::new(&spec, self.seeing(&spec)?, References { shown, negative: None }, size)
-        });
-        let named = request
-            .image_prompts
-            .iter()
-            .map(|spec| Prepared::new(spec, self.seeing(spec)?, References::named(spec, pictures)?, size));
-        own.into_iter().chain(named).collect()
-    }
-
-    fn added(&self, spec: &ImagePromptSpec) -> Result<&Added, PipelineError> {
-        match &spec.adapter {
-            None => self.adapters.first().ok_or(PipelineError::NoAdapter),
-            Some(source) => self
-                .adapters
-                .iter()
-                .find(|added| added.source == *source)
-                .ok_or_else(|| PipelineError::UnknownAdapter { path: source.file.clone() }),
-        }
-    }
-
-    fn seeing(&self, spec: &ImagePromptSpec) -> Result<Seeing<'_>, PipelineError> {
-        let added = self.added(spec)?;
-        let encoder = added.encoder.map(|index| &self.encoders[index].1);
-        Ok(Seeing { adapter: &added.adapter, encoder, model: self.files.path() })
-    }
-
-    /// The UNet with the changes that the request's adapters bring, each file's once and as strongly as any of its
-    /// prompts wants it; `None` if they bring none.
-    fn patched(&self, request: &GenerateRequest, pictures: Pictures) -> Result<Option<Unet>, PipelineError> {
-        let mut strongest: BTreeMap<PathBuf, (f64, &Added)> = BTreeMap::new();
-        for spec in own_prompt(request, pictures).iter().chain(&request.image_prompts) {
-            let added = self.added(spec)?;
-            // One file may have been added twice, under two names or with other options.
-            let file = added.source.lora.as_ref().unwrap_or(&added.source.file);
-            let file = file.canonicalize().unwrap_or_else(|_| file.clone());
-            let (strength, _) = strongest.entry(file).or_insert((0.0, added));
-            *strength = strength.max(spec.lora_scale);
-        }
-        let mut patches = HashMap::new();
-        for (strength, added) in strongest.into_values() {
-            for lora in added.adapter.lora().into_iter().chain(&added.lora) {
-                lora.patch(strength, &self.unet_variables, &mut patches);
-            }
-        }
-        Ok((!patches.is_empty()).then(|| self.unet.patched(&self.unet_variables, &patches)))
-    }
-
     /// Width and height of what a request draws, in pixels.
     fn size(&self, request: &GenerateRequest, pictures: Pictures) -> Result<(u32, u32), PipelineError> {
         let side = |side: Option<u32>| side.unwrap_or_else(|| self.native_side());
@@ -501,13 +269,6 @@ impl Pipeline {
         let (device, kind) = self.options;
         tensor.to_device(device).to_kind(kind)
     }
-}
-
-/// The references that have no entry in `image_prompts`: pictures handed over, named or not, and faces.
-fn own_prompt(request: &GenerateRequest, pictures: Pictures) -> Option<ImagePromptSpec> {
-    let has_any = !pictures.references.is_empty() || !request.faces.is_empty();
-    let (faces, scale) = (request.faces.clone(), request.scale);
-    has_any.then(|| ImagePromptSpec { faces, scale, ..ImagePromptSpec::default() })
 }
 
 /// What the request asks for, or else the model.
