@@ -17,7 +17,7 @@ use ipa_formats::AdapterVariant;
 use ipa_sample::{AdapterSource, GenerateRequest, Pipeline};
 use ipa_sample::{NoiseSchedule, SchedulerConfig};
 use ipa_train::{
-    AdamW, AdamWConfig, Batch, Dataset, Drops, Features, FrozenModels, Progress, TrainConfig, TrainError, Trainer,
+    AdamW, AdamWConfig, Batch, Dataset, Drops, FeatureKind, FrozenModels, Progress, TrainConfig, TrainError, Trainer,
     Variant, drops, training_loss, training_pixels,
 };
 use ipa_unet::{Unet, UnetConfig};
@@ -229,7 +229,7 @@ fn training_leaves_everything_but_the_adapter_as_it_was() {
 #[test]
 fn training_moves_every_adapter_tensor() {
     let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
-    let mut trainer = of_variant(&models, &dataset, (Variant::Classic, Features::Global)); // without decay
+    let mut trainer = of_variant(&models, &dataset, (Variant::Classic, FeatureKind::Global)); // without decay
     let before = copies(trainer.adapter().variables());
     assert_eq!(before.len(), NUM_TENSORS);
     trainer.run(out.path(), go_on).unwrap();
@@ -322,19 +322,19 @@ fn training_in_f16_is_refused() {
 }
 
 /// Every variant, with the features that it can read.
-const VARIANTS: [(Variant, Features); 6] = [
-    (Variant::Classic, Features::Global),
-    (Variant::Plus, Features::Fine),
-    (Variant::Simple, Features::Global),
-    (Variant::Simple, Features::Fine),
-    (Variant::Prefusion, Features::Global),
-    (Variant::Prefusion, Features::Fine),
+const VARIANTS: [(Variant, FeatureKind); 6] = [
+    (Variant::Classic, FeatureKind::Global),
+    (Variant::Plus, FeatureKind::Fine),
+    (Variant::Simple, FeatureKind::Global),
+    (Variant::Simple, FeatureKind::Fine),
+    (Variant::Prefusion, FeatureKind::Global),
+    (Variant::Prefusion, FeatureKind::Fine),
 ];
 
 fn of_variant<'a>(
     models: &'a FrozenModels,
     dataset: &Dataset,
-    (variant, features): (Variant, Features),
+    (variant, features): (Variant, FeatureKind),
 ) -> Trainer<'a> {
     let (variant, features) = (Some(variant), Some(features));
     // Without decay: only what the loss reaches moves.
@@ -357,10 +357,10 @@ fn every_variant_moves_all_its_tensors_and_says_what_it_is() {
         let expected = match kind {
             (Variant::Classic, _) => (AdapterVariant::Base, 4),
             (Variant::Plus, _) => (AdapterVariant::Plus, 16),
-            (Variant::Simple, Features::Global) => (AdapterVariant::Simple, 4),
-            (Variant::Simple, Features::Fine) => (AdapterVariant::Simple, 16),
-            (Variant::Prefusion, Features::Global) => (AdapterVariant::Prefusion, 4),
-            (Variant::Prefusion, Features::Fine) => (AdapterVariant::Prefusion, 16),
+            (Variant::Simple, FeatureKind::Global) => (AdapterVariant::Simple, 4),
+            (Variant::Simple, FeatureKind::Fine) => (AdapterVariant::Simple, 16),
+            (Variant::Prefusion, FeatureKind::Global) => (AdapterVariant::Prefusion, 4),
+            (Variant::Prefusion, FeatureKind::Fine) => (AdapterVariant::Prefusion, 16),
         };
         assert_eq!((file.info().variant(), file.info().num_tokens), expected, "{kind:?}");
         assert_eq!(file.info().num_layers, if kind.0 == Variant::Simple { 0 } else { 16 });
@@ -409,7 +409,7 @@ fn every_variant_draws_and_at_scale_0_is_not_there() {
 fn prefusion_begins_as_plus() {
     let (models, (_pictures, dataset)) = (models(), dataset());
     let [plus, prefusion] =
-        [Variant::Plus, Variant::Prefusion].map(|variant| of_variant(&models, &dataset, (variant, Features::Fine)));
+        [Variant::Plus, Variant::Prefusion].map(|variant| of_variant(&models, &dataset, (variant, FeatureKind::Fine)));
     let features = models.encode(&dataset, 0, 64, ImageFeatures::Penultimate).unwrap();
     let tokens = |trainer: &Trainer| trainer.adapter().ip_tokens(features.image_features()).unwrap();
     assert!(tokens(&plus).equal(&tokens(&prefusion)));

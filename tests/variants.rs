@@ -18,6 +18,7 @@ use ipa_formats::{AdapterInfo, AdapterVariant};
 use ipa_sample::{AdapterSource, GenerateRequest, Generated, ImagePromptSpec, Pictures, Pipeline, PipelineError};
 use ipa_unet::{CrossAttentionHook, SiteId};
 use support::{F32, Fixture, TOLERANCE, assert_close, fixture_path, relative_error, tiny_sd};
+use tempfile::TempDir;
 
 /// Rounding differs by 1e-6 in one call of the UNet and is guided, hence amplified, at every step.
 const LATENTS_TOLERANCE: f64 = 1e-3;
@@ -193,19 +194,33 @@ fn a_lora_in_a_file_of_its_own_is_that_inside_the_adapter() {
     let lora = Some(fixture_path("faces/face_id_lora.safetensors"));
     let file = fixture_path("faces/face_id_bare.safetensors");
     let source = AdapterSource { file, lora, ..AdapterSource::default() };
-    let request = GenerateRequest { faces: vec![faces_of(&inside)], ..request() };
+    let (_folder, faces) = faces_of(&inside);
+    let request = GenerateRequest { faces: vec![faces], ..request() };
     let pipeline = plain().with_source(&source).unwrap();
     let generated = pipeline.generate(&request, Pictures::default(), |_| ControlFlow::Continue(())).unwrap();
     let error = relative_error(&generated.latents, &inside.expected()["latents"]);
     assert!(error <= LATENTS_TOLERANCE, "{error:.2e}");
 }
 
-/// The identity vectors of a case as the fixture has them: the only tensor of its name.
-fn faces_of(case: &Case) -> PathBuf {
-    let folder = Box::leak(Box::new(tempfile::tempdir().unwrap()));
+/// The identity vectors of a case, as a file in a folder that is to be kept.
+fn faces_of(case: &Case) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("faces.safetensors");
     save_tensors(&path, [("face_embeds".to_owned(), case.expected()["faces"].shallow_clone())], None).unwrap();
-    path
+    (folder, path)
+}
+
+#[test]
+fn a_lora_that_is_missing_or_there_twice_is_refused() {
+    let inside = Case::new("faces/face_id.safetensors", "faces/face_id", AdapterVariant::FaceId);
+    let lora = Some(fixture_path("faces/face_id_lora.safetensors"));
+    let twice = plain().with_source(&AdapterSource { lora, ..inside.source() }).unwrap_err();
+    assert!(matches!(twice, PipelineError::DoubleLora { .. }), "{twice}");
+    let bare = plain().with_adapter(&fixture_path("faces/face_id_bare.safetensors"), None).unwrap();
+    let (_folder, faces) = faces_of(&inside);
+    let request = GenerateRequest { faces: vec![faces], ..request() };
+    let missing = bare.generate(&request, Pictures::default(), |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(missing, PipelineError::MissingLora { .. }), "{missing}");
 }
 
 #[test]
@@ -216,7 +231,8 @@ fn a_lora_leaves_the_model_as_it_is() {
         pipeline.generate(request, Pictures::default(), |_| ControlFlow::Continue(())).unwrap().latents
     };
     let before = latents(&request());
-    let patched = latents(&GenerateRequest { faces: vec![faces_of(&case)], ..request() });
+    let (_folder, faces) = faces_of(&case);
+    let patched = latents(&GenerateRequest { faces: vec![faces], ..request() });
     assert!(latents(&request()).equal(&before) && !patched.equal(&before));
 }
 
@@ -245,9 +261,10 @@ fn at_scale_0_they_are_not_there() {
 fn at_scale_0_with_its_lora_off_a_face_with_its_picture_is_not_there() {
     let case = Case::new("faces/face_id_plus.safetensors", "faces/face_id_plus", AdapterVariant::FaceIdPlus);
     let name = PathBuf::from("face.png");
+    let (_folder, faces) = faces_of(&case);
     let spec = |scale, lora_scale| ImagePromptSpec {
         images: vec![name.clone().into()],
-        faces: vec![faces_of(&case)],
+        faces: vec![faces.clone()],
         scale,
         lora_scale,
         ..ImagePromptSpec::default()

@@ -7,16 +7,13 @@ use ipa_core::layers::{Linear, linear_no_bias};
 use ipa_core::tch::{Device, Kind, Tensor, nn::VarStore};
 use ipa_core::{Checkpoint, WeightsError, save_variables, split_heads};
 use ipa_formats::{
-    AdapterCoupling, AdapterFile, AdapterInfo, AdapterKind, AdapterOptions, AdapterVariant, published_number,
+    AdapterCoupling, AdapterFile, AdapterInfo, AdapterKind, AdapterOptions, AdapterVariant, BaseModel, published_number,
 };
 use ipa_unet::UnetConfig;
 use serde_json::Value;
 
-use crate::projection::{FaceConfig, Prefusion, Projection, ProjectionConfig};
+use crate::projection::{Prefusion, Projection, ProjectionConfig};
 use crate::{AdapterError, Features, ImageFeatures, ImagePrompt, Lora};
-
-/// Tokens of a face from which on it is that of a portrait adapter, as for the reference loaders.
-const PORTRAIT_TOKENS: i64 = 16;
 
 /// Kind and sizes of an adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,13 +36,12 @@ impl AdapterConfig {
 
     /// The name of its kind.
     pub fn variant(&self) -> AdapterVariant {
-        let is_portrait = |face: &FaceConfig| self.lora_rank.is_none() && face.num_tokens >= PORTRAIT_TOKENS;
         let kind = match &self.projection {
             ProjectionConfig::Classic { .. } => AdapterKind::Classic,
             ProjectionConfig::Plus(_) => AdapterKind::Plus,
             ProjectionConfig::FullFace { .. } => AdapterKind::FullFace,
-            ProjectionConfig::Face(face) if is_portrait(face) => AdapterKind::Portrait,
             ProjectionConfig::Face(_) => AdapterKind::FaceId,
+            ProjectionConfig::Portrait(_) => AdapterKind::Portrait,
             ProjectionConfig::FacePlus { has_shortcut: true, .. } => AdapterKind::FaceIdPlusV2,
             ProjectionConfig::FacePlus { .. } => AdapterKind::FaceIdPlus,
             ProjectionConfig::FaceResampler(_) => AdapterKind::PortraitUnnorm,
@@ -318,7 +314,7 @@ pub fn check_base(path: &Path, info: &AdapterInfo, unet: &UnetConfig) -> Result<
     let own_layers = if info.coupling == AdapterCoupling::Concatenated { layers } else { info.num_layers };
     if (own_layers, info.cross_attention_dim) != (layers, width) {
         let (theirs, ours) = (describe(own_layers, info.cross_attention_dim), describe(layers, width));
-        return Err(AdapterError::Base { path: path.into(), theirs, ours });
+        return Err(AdapterError::Base { path: path.into(), theirs, ours, base: BaseModel::of(layers, width) });
     }
     Ok(())
 }

@@ -84,7 +84,7 @@ impl ComposedPrompt<'_> {
 
     /// What acts at a layer: number of the prompt, number of the part in it, part.
     pub(crate) fn parts(&self, site: SiteId) -> impl Iterator<Item = (usize, usize, &Part)> {
-        let acting = self.prompts.iter().filter(move |acting| acting.prompt.scale(site) != 0.0);
+        let acting = self.prompts.iter().filter(move |acting| acting.prompt.is_present(site));
         acting.flat_map(|acting| {
             acting.prompt.parts.iter().enumerate().map(|(number, part)| (acting.index, number, part))
         })

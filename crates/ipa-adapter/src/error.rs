@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ipa_core::WeightsError;
+use ipa_formats::BaseModel;
 
 /// Why an adapter cannot be loaded, saved or prompted.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +18,7 @@ pub enum AdapterError {
         path: PathBuf,
     },
     /// The adapter was made for another base model.
-    #[error("{path} is for a model with {theirs}; this one has {ours}: use {}", fitting(.ours))]
+    #[error("{path} is for a model with {theirs}; this one has {ours}: use {}", fitting(*.base))]
     Base {
         /// The file.
         path: PathBuf,
@@ -25,6 +26,8 @@ pub enum AdapterError {
         theirs: String,
         /// What the UNet has.
         ours: String,
+        /// The family that it is of.
+        base: BaseModel,
     },
     /// The adapter reads pictures.
     #[error("this adapter reads a picture: name one with `--image`, for FaceID-Plus the face's, aligned and cut out")]
@@ -67,15 +70,11 @@ pub enum AdapterError {
 }
 
 /// The published files for a model.
-fn fitting(ours: &str) -> &'static str {
-    match ours {
-        "16 cross-attention layers reading tokens of width 768" => {
-            "an adapter made for Stable Diffusion 1.5, such as ip-adapter_sd15.safetensors"
-        }
-        "70 cross-attention layers reading tokens of width 2048" => {
-            "an adapter made for Stable Diffusion XL, such as ip-adapter_sdxl_vit-h.safetensors"
-        }
-        _ => "an adapter made for this base model",
+fn fitting(base: BaseModel) -> &'static str {
+    match base {
+        BaseModel::Sd15 => "an adapter made for Stable Diffusion 1.5, such as ip-adapter_sd15.safetensors",
+        BaseModel::Sdxl => "an adapter made for Stable Diffusion XL, such as ip-adapter_sdxl_vit-h.safetensors",
+        BaseModel::Other => "an adapter made for this base model",
     }
 }
 

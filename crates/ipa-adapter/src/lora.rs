@@ -11,7 +11,7 @@ use ipa_unet::UnetConfig;
 
 use crate::AdapterError;
 
-/// `W + strength · factor · up · down` for some of a UNet's matrices (arXiv:2106.09685).
+/// `W + strength · factor · up · down` for some of a UNet's matrices and convolutions (arXiv:2106.09685).
 #[derive(Debug)]
 pub struct Lora {
     layers: Vec<Layer>,
@@ -20,8 +20,8 @@ pub struct Lora {
 #[derive(Debug)]
 struct Layer {
     weight: String, // name of the UNet's variable
-    down: Tensor,   // [rank, inputs]
-    up: Tensor,     // [outputs, rank]
+    down: Tensor,   // [rank, inputs, ..]
+    up: Tensor,     // [outputs, rank, ..]
     factor: f64,    // alpha / rank
 }
 
@@ -43,11 +43,11 @@ impl Lora {
             let weight = format!("{}.weight", found.module);
             let expected = variables[&weight].size();
             let shape = [&up.size()[..1], &down.size()[1..]].concat();
-            if expected.len() != 2 || shape != expected {
+            if shape != expected {
                 return Err(WeightsError::Shape { path: path.into(), name: found.up, found: shape, expected });
             }
             let rank = down.size()[0] as f64;
-            let factor = found.alpha.filter(|alpha| *alpha != 0.0).map_or(1.0, |alpha| alpha / rank);
+            let factor = found.alpha.map_or(1.0, |alpha| alpha / rank);
             Ok(Layer { weight, down, up, factor })
         };
         Ok(Self { layers: found.into_iter().map(layer).collect::<Result<_, _>>()? })
@@ -91,8 +91,10 @@ impl Lora {
         }
         for Layer { weight, down, up, factor } in &self.layers {
             let own = patches.get(weight).unwrap_or_else(|| &variables[weight]);
-            let [down, up] = [down, up].map(|part| part.to_device(own.device()).to_kind(Kind::Float));
-            let patched = own.to_kind(Kind::Float) + up.matmul(&down) * (strength * factor);
+            // Of convolutions, the second is one of 1 × 1: one matrix after the other all the same.
+            let [down, up] = [down, up].map(|part| part.to_device(own.device()).to_kind(Kind::Float).flatten(1, -1));
+            let change = up.matmul(&down).reshape(own.size()) * (strength * factor);
+            let patched = own.to_kind(Kind::Float) + change;
             let patched = patched.to_kind(own.kind());
             patches.insert(weight.clone(), patched);
         }

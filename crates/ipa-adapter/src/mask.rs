@@ -29,7 +29,9 @@ impl RegionMask {
 
     /// The same mask again.
     pub fn shared(&self) -> Self {
-        Self { mask: self.mask.shallow_clone(), by_queries: RefCell::default() }
+        let known = self.by_queries.borrow();
+        let known = known.iter().map(|(queries, mask)| (*queries, mask.shallow_clone())).collect();
+        Self { mask: self.mask.shallow_clone(), by_queries: RefCell::new(known) }
     }
 
     fn downsampled(&self, queries: i64) -> Tensor {

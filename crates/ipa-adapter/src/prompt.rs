@@ -12,6 +12,8 @@ pub struct ImagePrompt {
     pub(crate) parts: Vec<Part>,
     /// Strength by site.
     scales: Vec<f64>,
+    /// Sites where the reference does not stand in the conditional half.
+    absent: Vec<bool>,
     /// Tokens that go beside those of the text, for adapters without attention of their own.
     appended: Option<Tensor>,
 }
@@ -30,19 +32,21 @@ impl ImagePrompt {
     /// the same strength everywhere.
     pub fn new(keys_values: Vec<(Tensor, Tensor)>, scale: f64) -> Self {
         let scales = vec![scale; keys_values.len()];
-        Self { parts: vec![Part { keys_values, weight: 1.0, mask: None }], scales, appended: None }
+        let absent = vec![false; keys_values.len()];
+        Self { parts: vec![Part { keys_values, weight: 1.0, mask: None }], scales, absent, appended: None }
     }
 
     /// Tokens that the UNet's own attention is to read.
     pub(crate) fn appended(tokens: Tensor, num_sites: usize, scale: f64) -> Self {
-        Self { parts: Vec::new(), scales: vec![scale; num_sites], appended: Some(tokens) }
+        let (scales, absent) = (vec![scale; num_sites], vec![false; num_sites]);
+        Self { parts: Vec::new(), scales, absent, appended: Some(tokens) }
     }
 
     /// The same references at another strength; keys and values are shared.
     pub fn with_scale(&self, scale: f64) -> Self {
         let parts = self.parts.iter().map(Part::shared).collect();
         let appended = self.appended.as_ref().map(Tensor::shallow_clone);
-        Self { parts, scales: vec![scale; self.scales.len()], appended }
+        Self { parts, scales: vec![scale; self.scales.len()], absent: self.absent.clone(), appended }
     }
 
     /// The same with a strength for every cross-attention layer, in execution order.
@@ -52,6 +56,25 @@ impl ImagePrompt {
     pub fn with_scales(self, scales: Vec<f64>) -> Self {
         assert_eq!(scales.len(), self.scales.len(), "a strength for every cross-attention layer");
         Self { scales, ..self }
+    }
+
+    /// The same, known to stand in the unconditional half at these layers, where [`AttentionMaps`](crate::AttentionMaps)
+    /// are not to look for it.
+    pub fn absent_at(self, absent: Vec<bool>) -> Self {
+        Self { absent, ..self }
+    }
+
+    /// The same with a factor on what each token adds, `[tokens]`; shares of the softmax stay.
+    pub fn weighted(self, weights: &Tensor) -> Self {
+        let along = |tensor: &Tensor, shape: [i64; 2]| {
+            tensor * weights.to_device(tensor.device()).to_kind(tensor.kind()).view(shape)
+        };
+        let weigh = |part: Part| {
+            let weigh = |(key, value): (Tensor, Tensor)| (key, along(&value, [-1, 1]));
+            Part { keys_values: part.keys_values.into_iter().map(weigh).collect(), ..part }
+        };
+        let appended = self.appended.as_ref().map(|tokens| along(tokens, [-1, 1]));
+        Self { parts: self.parts.into_iter().map(weigh).collect(), appended, ..self }
     }
 
     /// The same in a part of the picture, or all of it, and so much stronger or weaker.
@@ -75,6 +98,7 @@ impl ImagePrompt {
         Self {
             parts: self.parts.iter().map(converted).collect(),
             scales: self.scales.clone(),
+            absent: self.absent.clone(),
             appended: self.appended.as_ref().map(|tokens| tokens.to_kind(kind)),
         }
     }
@@ -87,6 +111,11 @@ impl ImagePrompt {
             Some(tokens) if scale != 0.0 => Tensor::cat(&[text.shallow_clone(), tokens * scale], 1),
             _ => text.shallow_clone(),
         }
+    }
+
+    /// Whether it stands in the conditional half of a layer.
+    pub(crate) fn is_present(&self, site: SiteId) -> bool {
+        self.scale(site) != 0.0 && !self.absent[site.0]
     }
 
     /// Strength at a layer.

@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueHint};
 use image::RgbImage;
 use ipa_clip::ClipModel;
+use ipa_formats::AdapterFile;
 use ipa_metrics::{CaseScore, MAPPING};
 use ipa_sample::{
-    GenerateRequest, ImagePromptSpec, PictureFormat, Pipeline, Record, SamplerKind, check_adapter, write_picture,
+    AdapterSource, GenerateRequest, ImagePromptSpec, PictureFormat, Pipeline, Record, SamplerKind, check_adapter,
+    write_picture,
 };
 use ipa_train::Dataset;
 use serde::{Deserialize, Serialize};
@@ -129,6 +131,12 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
     let sources = Sources::new(&args.model, &source, Some(&adapter), &request)?;
     Pipeline::check(&source.files, &request)?;
     let one = ImagePromptSpec { images: vec![PathBuf::new().into()], ..ImagePromptSpec::default() }; // any picture
+    if reads_faces(&adapter)? {
+        bail!(
+            "{} reads faces, and `ipa check` shows pictures: check an adapter that reads them",
+            adapter.file.display()
+        );
+    }
     check_adapter(&source.files, &adapter, &one)?;
     let clip = scores::clip_model(args.clip.as_deref(), &source, options)?;
     let pipeline = Pipeline::load_files(source.files.clone(), options)?;
@@ -142,6 +150,11 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
     let provenance = provenance::joined(sources.digested(&args.model))?;
     save(&checked, &request, &args.output, |request, picture| provenance.of(pipeline.record(request, 0, picture)))?;
     tell(&checked, args)
+}
+
+/// Whether an adapter reads identity vectors.
+fn reads_faces(adapter: &AdapterSource) -> Result<bool> {
+    Ok(AdapterFile::open(&adapter.file, &adapter.options())?.info().face_embed_dim.is_some())
 }
 
 /// Draws and scores every case.

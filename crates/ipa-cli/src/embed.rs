@@ -9,11 +9,12 @@ use ipa_adapter::{AdapterFile, Features, ImageFeatures, IpAdapter};
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_core::{read_config, save_tensors};
 use ipa_formats::Component;
-use ipa_sample::{ImageEncoder, ImagePromptSpec, Reference, check_adapter, read_faces};
+use ipa_sample::{Crop, ImageEncoder, ImagePromptSpec, Reference, check_adapter, read_faces};
 use ipa_unet::UnetConfig;
 use serde_json::json;
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
+use crate::failure::UsageError;
 use crate::model::ModelSource;
 use crate::{images, interrupt, output};
 
@@ -23,9 +24,11 @@ use crate::{images, interrupt, output};
 /// read fine-grained features also `uncond_image_embeds`, of those that read faces `face_embeds` [n, f]. A request takes it
 /// as `embeds` in place of images, without an image encoder.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
+#[command(after_help = "Examples:\n  \
     ipa generate --model pocket --prompt \"a red circle\" --output red.png\n  \
-    ipa embed --model pocket --image red.png --output red.safetensors")]
+    ipa embed --model pocket --image red.png --output red.safetensors\n  \
+    ipa generate --model pocket --image-prompt '{ embeds = \"red.safetensors\" }' --prompt \"a star\" --output star.png\n  \
+    ipa embed --model sd15 --adapter ip-adapter-faceid_sd15.bin --face me.npy --output me.safetensors")]
 pub(crate) struct EmbedArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -37,6 +40,13 @@ pub(crate) struct EmbedArgs {
     /// Files of identity vectors (.npy or .safetensors), for adapters that read faces
     #[arg(long = "face", value_name = "FILE", num_args = 1..)]
     faces: Vec<PathBuf>,
+    /// What the image encoder, which sees squares, is to see of images that are none: center, pad, squash, or tiles for
+    /// several squares, each a row
+    #[arg(long, value_name = "NAME", default_value = "center", value_parser = crop)]
+    crop: Crop,
+    /// Show images to the encoder with red and blue exchanged
+    #[arg(long)]
+    bgr: bool,
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -47,10 +57,23 @@ pub(crate) struct EmbedArgs {
     json: bool,
 }
 
+fn crop(name: &str) -> Result<Crop, &'static str> {
+    match name {
+        "center" => Ok(Crop::Center),
+        "pad" => Ok(Crop::Pad),
+        "squash" => Ok(Crop::Squash),
+        "tiles" => Ok(Crop::Tiles),
+        _ => Err("choose center, pad, squash or tiles"),
+    }
+}
+
 pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
     interrupt::listen()?;
     let options = args.device.options()?;
     output::check_file(&args.output)?;
+    if let Some(input) = args.images.iter().chain(&args.faces).find(|input| output::is_same(input, &args.output)) {
+        return Err(UsageError(format!("{} would be overwritten: name another `--output`", input.display())).into());
+    }
     let source = args.model.source()?;
     let adapter = args.adapter.source(&args.model, &source)?;
     let images = args.images.iter().cloned().map(Reference::from).collect();
@@ -58,6 +81,9 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
     let spec = ImagePromptSpec { images, faces: args.faces.clone(), lora_scale: 0.0, ..ImagePromptSpec::default() };
     check_adapter(&source.files, &adapter, &spec)?;
     let pictures = images::load(&args.images)?;
+    for (file, picture) in args.images.iter().zip(&pictures) {
+        images::warn_of_crop(file, args.crop, picture);
+    }
 
     let unet: UnetConfig = read_config(&source.files.component(Component::Unet)?)?;
     let file = AdapterFile::open(&adapter.file, &adapter.options())?;
@@ -68,7 +94,8 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
     let sizes: Vec<(&str, Vec<i64>)> = tensors.iter().map(|(name, tensor)| (*name, tensor.size())).collect();
     output::create_folder_of(&args.output)?;
     let f32s = tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor.to_kind(Kind::Float)));
-    save_tensors(&args.output, f32s, None)?;
+    let metadata = json!({ "variant": adapter.config().variant().name() });
+    save_tensors(&args.output, f32s, Some(&metadata))?;
 
     if args.json {
         let mut line = serde_json::Map::from_iter([("file".to_owned(), json!(args.output))]);
@@ -97,7 +124,9 @@ fn embedded(
     if let Some(kind) = adapter.image_features() {
         let encoder = ImageEncoder::of_model(&source.files, args.model.image_encoder.as_deref(), options)?;
         adapter.check_width(encoder.width(kind))?;
-        let (image, none) = (encoder.features(pictures, kind), encoder.unconditional(kind));
+        let squares = pictures.iter().map(|picture| encoder.squares(picture, args.crop, args.bgr));
+        let squares = squares.collect::<Result<Vec<_>, _>>()?.concat();
+        let (image, none) = (encoder.features(&squares, kind), encoder.unconditional(kind));
         tensors.push(("image_embeds", image.shallow_clone()));
         if kind == ImageFeatures::Penultimate {
             tensors.push(("uncond_image_embeds", none.shallow_clone()));

@@ -63,6 +63,8 @@ fn request_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a RequestErro
 /// The field whose value is out of its range.
 fn field(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     match (request_error(cause), cause.downcast_ref()) {
+        (Some(RequestError::Entry { .. }), _) => Some("image_prompts"),
+        (Some(RequestError::Layers { .. }), _) => Some("image_prompts"),
         (Some(RequestError::Field { field, .. }), _) | (_, Some(TrainError::Field { field, .. })) => Some(field),
         _ => None,
     }

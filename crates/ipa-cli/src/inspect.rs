@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use ipa_formats::{
-    AdapterCoupling, AdapterDialect, AdapterInfo, AdapterOptions, AdapterVariant, ComponentInspection, Content,
-    FileInspection, Inspection, Numbering, TensorListing, WeightsSummary, inspect, inspect_as,
+    AdapterCoupling, AdapterDialect, AdapterInfo, AdapterKind, AdapterOptions, AdapterVariant, ComponentInspection,
+    Content, FileInspection, Inspection, Numbering, TensorListing, WeightsSummary, inspect, inspect_as,
 };
 use serde::Serialize;
 
@@ -18,7 +18,8 @@ const VALUE_CHARS: usize = 100;
 
 /// Tell what a model folder, a component, a single-file checkpoint or a weights file is, from its headers alone
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  ipa inspect pocket\n  ipa inspect pocket --tensors")]
+#[command(after_help = "Examples:\n  ipa inspect pocket\n  ipa inspect pocket --tensors\n  \
+    ipa inspect ip-adapter-faceid-plus_sd15.bin --adapter-variant faceid-plus")]
 pub(crate) struct InspectArgs {
     /// Checkpoint or weights file (safetensors, .ckpt, .bin, or the index of several), component folder, model folder, or `pocket`
     #[arg(value_name = "FILE|FOLDER|pocket")]
@@ -118,19 +119,29 @@ fn describe_component(component: &ComponentInspection, tensors: bool, lines: &mu
 
 fn describe_file(file: &FileInspection, tensors: bool, lines: &mut Vec<String>) {
     lines.push(format!("{}: {}", file.summary.file.display(), content(&file.content)));
-    if let Content::Adapter { adapter, dialect } = &file.content {
+    if let Content::Adapter { adapter, dialect, .. } = &file.content {
         lines.extend(describe_adapter(adapter));
         lines.push(format!("  names      {}", dialect_name(*dialect)));
     }
     lines.push(format!("  size       {}", sizes(&file.summary)));
     for (key, value) in &file.metadata {
-        let shown: String = value.chars().take(VALUE_CHARS).collect();
-        let rest = if shown.len() < value.len() { "…" } else { "" };
-        lines.push(format!("  metadata   {key} = {shown}{rest}"));
+        // Our own is one JSON object: a line for each of its fields.
+        match serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(value) {
+            Ok(fields) => {
+                lines.extend(fields.iter().map(|(name, value)| metadata(&format!("{key}.{name}"), &value.to_string())))
+            }
+            Err(_) => lines.push(metadata(key, value)),
+        }
     }
     if tensors {
         lines.extend(table(&file.tensors));
     }
+}
+
+fn metadata(key: &str, value: &str) -> String {
+    let shown: String = value.chars().take(VALUE_CHARS).collect();
+    let rest = if shown.len() < value.len() { "…" } else { "" };
+    format!("  metadata   {key} = {shown}{rest}")
 }
 
 fn content(content: &Content) -> String {
@@ -142,6 +153,7 @@ fn content(content: &Content) -> String {
         Content::TextEncoder => "CLIP text encoder".to_owned(),
         Content::ImageEncoder => "CLIP image encoder".to_owned(),
         Content::Clip => "CLIP, both towers".to_owned(),
+        Content::Embeddings => "what `ipa embed` made of references; a request takes it as `embeds`".to_owned(),
         Content::Lora => "LoRA of a UNet; that of a FaceID adapter goes beside it with `--lora`".to_owned(),
         Content::Other { what } => format!("{what}, which is not read here"),
         Content::Unknown => "tensors of no known model".to_owned(),
@@ -158,9 +170,13 @@ fn describe_adapter(adapter: &AdapterInfo) -> Vec<String> {
         format!("  base       {} ({layers}, text width {})", name(&adapter.base), adapter.cross_attention_dim),
         format!("  tokens     {} an image", adapter.num_tokens),
     ];
-    let reads = [("image", adapter.image_embed_dim), ("face", adapter.face_embed_dim)];
+    let image = match adapter.kind {
+        AdapterKind::Classic => "the image embedding",
+        _ => "image features before the encoder's last layer",
+    };
+    let reads = [(image, adapter.image_embed_dim), ("an identity vector", adapter.face_embed_dim)];
     let reads = reads.into_iter().filter_map(|(what, width)| Some((what, width?)));
-    lines.extend(reads.map(|(what, width)| format!("  reads      {what} features of width {width}")));
+    lines.extend(reads.map(|(what, width)| format!("  reads      {what}, width {width}")));
     lines.extend(adapter.encoder().map(|encoder| format!("  encoder    {encoder}")));
     lines.extend(lora(adapter).map(|lora| format!("  LoRA       {lora}")));
     if adapter.variant() == AdapterVariant::FaceIdPlus {

@@ -33,6 +33,11 @@ pub(crate) fn warn(text: impl Display) {
     let _ = writeln!(io::stderr(), "warning: {text}"); // a closed standard error is no reason to stop
 }
 
+/// Whether two paths are one file that is there.
+pub(crate) fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 /// Checks that a file can be made at `path`, in a folder that may have to be made first. Nothing is left behind.
 ///
 /// # Errors

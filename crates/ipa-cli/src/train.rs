@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use ipa_adapter::ProjectionConfig;
 use ipa_formats::{AdapterVariant, Numbering};
 use ipa_sample::AdapterSource;
 use ipa_train::{
-    Dataset, Features, FrozenModels, Progress, TrainConfig, Trainer, Variant, check_unused, latest_checkpoint,
+    Dataset, FeatureKind, FrozenModels, Progress, TrainConfig, Trainer, Variant, check_unused, latest_checkpoint,
 };
 use serde_json::json;
 
@@ -23,7 +24,9 @@ use crate::{interrupt, model, output, progress};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     ipa train --model pocket --init-adapter pocket --data assets/mascot/data.json --output out/mascot\n  \
-    ipa train --model pocket --variant plus --data assets/mascot/data.json --output out/plus")]
+    ipa train --model pocket --variant plus --data assets/mascot/data.json --output out/plus\n  \
+    ipa train --model pocket --variant simple --features fine --data assets/mascot/data.json --output out/simple\n  \
+    ipa train --model pocket --variant plus --data assets/mascot/data.json --output out/plus --resume")]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -69,6 +72,7 @@ pub(crate) struct TrainArgs {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum VariantName {
     /// The base adapter: attention of its own, from one embedding
+    #[value(alias = "base")]
     Classic,
     /// The plus adapter: attention of its own, from fine-grained features
     Plus,
@@ -123,8 +127,8 @@ impl TrainArgs {
             VariantName::Prefusion => Variant::Prefusion,
         });
         let features = self.features.map(|name| match name {
-            FeaturesName::Global => Features::Global,
-            FeaturesName::Fine => Features::Fine,
+            FeaturesName::Global => FeatureKind::Global,
+            FeaturesName::Fine => FeatureKind::Fine,
         });
         self.settings.over(TrainConfig { variant, features, num_tokens: self.num_tokens, ..preset })
     }
@@ -156,7 +160,6 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     }?;
     let dataset = Dataset::open(&args.data)?;
     let init = args.init_adapter.as_deref().map(|name| adapter_source(name, args)).transpose()?;
-    warn_of_tokens(args);
     let source = args.model.source()?;
     let models = FrozenModels::load_files(&source.files, args.model.image_encoder.as_deref(), options)?;
     let config = args.over(TrainConfig::mini(models.native_side()));
@@ -167,6 +170,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         interrupt::stop_if_requested("nothing was written");
     })?;
     bar.finish_and_clear();
+    warn_of_tokens(&trainer);
     if args.resume {
         trainer.resume(&args.output)?;
     }
@@ -190,14 +194,15 @@ fn adapter_source(name: &Path, args: &TrainArgs) -> Result<AdapterSource> {
 }
 
 /// Tells of numbers of tokens that other programs do not read.
-fn warn_of_tokens(args: &TrainArgs) {
-    let usual = match args.variant {
-        Some(VariantName::Plus) => 16,
-        Some(VariantName::Classic) | None => 4,
-        Some(VariantName::Simple | VariantName::Prefusion) => return,
+fn warn_of_tokens(trainer: &Trainer) {
+    let config = trainer.adapter().config();
+    let (found, usual, programs) = match (config.variant(), config.projection) {
+        (AdapterVariant::Base, ProjectionConfig::Classic { num_tokens, .. }) => (num_tokens, 4, "other programs read"),
+        (AdapterVariant::Plus, ProjectionConfig::Plus(sizes)) => (sizes.num_tokens, 16, "ComfyUI reads"),
+        _ => return,
     };
-    if args.num_tokens.is_some_and(|num_tokens| num_tokens != usual) {
-        output::warn(format_args!("other programs read adapters of this variant with {usual} tokens only"));
+    if found != usual {
+        output::warn(format_args!("{programs} adapters of this variant with {usual} tokens only"));
     }
 }
 

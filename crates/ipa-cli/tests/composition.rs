@@ -178,7 +178,10 @@ fn embeddings_of_another_adapter_are_refused_from_the_headers() {
     let command = Ipa::generate(&tiny_sd(""), &out.join("out.png"));
     let command = command.with("--adapter", fixture("variants/plus.safetensors"));
     let table = format!("{{ embeds = '{}' }}", embeds.display());
-    command.with("--image-prompt", table).run().refused(1, &["embeds.safetensors", "`image_embeds`", "ipa embed"]);
+    command
+        .with("--image-prompt", table)
+        .run()
+        .refused(1, &["embeds.safetensors", "`image_embeds` is [1, 24]", "ipa embed"]);
     assert_empty(&out);
 }
 
@@ -191,6 +194,8 @@ fn attention_maps_are_pictures_and_numbers() {
     let command = command.with("--image", &images[0]).and(&images[1]);
     command.with("--attention-maps", &maps).run().done();
     assert_eq!(entries_below(&maps), ["000-0-0.png", "000-0-1.png", "attention.safetensors"]);
+    let none = draw(folder.path(), 1).with("--attention-maps", folder.path().join("none")).run().done();
+    assert!(none.stderr.contains("no attention maps"), "{}", none.stderr);
     let numbers = read_values(&maps.join("attention.safetensors"));
     assert_eq!(numbers["0.0"].shape, [1, 4, 8, 8]);
     let sum: f32 = numbers.values().flat_map(|values| &values.values).sum();
@@ -236,9 +241,11 @@ fn tables_that_are_none_are_refused_with_the_field() {
     let out = folder.path().join("out");
     let image = fixture("pictures/wide.png");
     for (fields, status, words) in [
-        ("scael = 1", 2, ["scael", "--image-prompt"]),
-        ("crop = 'left'", 2, ["crop", "--image-prompt"]),
-        ("scale = -1", 2, ["`scale` is -1", "0 to 10"]),
+        ("scael = 1", 2, ["unknown field `scael`", "--image-prompt"]),
+        ("crop = 'left'", 2, ["center, pad, squash, tiles", "--image-prompt"]),
+        ("layers = 'stile'", 2, ["a preset (such as style, layout", "--image-prompt"]),
+        ("negative = { fil = 'a.png' }", 2, ["a file, or a table of file, weight, mask, crop", "--image-prompt"]),
+        ("scale = -1", 2, ["image prompt 1: `scale` is -1", "flag: `--image-prompt`"]),
         ("end = 0.2, start = 0.5", 2, ["`end` is 0.2 with start 0.5", "at least start"]),
         ("layers = { up = { block_0 = 1 } }", 2, ["`layers` is up.block_0", "block_1"]),
         ("layers = [1, 2]", 2, ["`layers` is a list of 2", "16 attentions"]),

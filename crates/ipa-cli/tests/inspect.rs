@@ -43,7 +43,7 @@ fn an_adapter_tells_its_kind_its_sizes_and_its_tensors() {
 fn people_see_the_same_in_words() {
     let path = tiny_sd("ip_adapter.safetensors");
     let told = inspect(&path).run().done().stdout;
-    for words in ["IP-Adapter", "base", "16 cross-attention layers", "image features of width 24"] {
+    for words in ["IP-Adapter", "base", "16 cross-attention layers", "the image embedding, width 24"] {
         assert!(told.contains(words), "nothing of `{words}` in {told}");
     }
     assert!(!told.contains("to_v_ip"), "{told}");
@@ -110,17 +110,24 @@ fn a_single_file_tells_what_it_was_recognised_as() {
 
 #[test]
 fn every_adapter_among_the_fixtures_is_told_by_its_variant() {
-    for (file, words) in [
-        ("tiny_sd/ip_adapter.safetensors", "variant    base"),
-        ("variants/plus.safetensors", "variant    plus"),
-        ("variants/full_face.safetensors", "variant    full-face"),
-        ("faces/face_id.safetensors", "LoRA       inside, rank 4"),
-        ("faces/face_id_bare.safetensors", "LoRA       in a file of its own"),
-        ("faces/face_id_plus.safetensors", "variant    faceid-plus"),
-        ("faces/portrait.safetensors", "variant    portrait"),
-        ("faces/portrait_unnorm.safetensors", "variant    portrait-unnorm"),
+    for (file, line) in [
+        ("tiny_sd/ip_adapter.safetensors", "  variant    base"),
+        ("variants/plus.safetensors", "  variant    plus"),
+        ("variants/full_face.safetensors", "  variant    full-face"),
+        ("faces/face_id.safetensors", "  LoRA       inside, rank 4"),
+        ("faces/face_id_bare.safetensors", "  LoRA       in a file of its own: name it with `--lora`"),
+        ("faces/face_id_plus.safetensors", "  variant    faceid-plus"),
+        ("faces/portrait.safetensors", "  variant    portrait"),
+        ("faces/portrait_unnorm.safetensors", "  variant    portrait-unnorm"),
+        ("research/prefusion.safetensors", "  variant    prefusion"),
+        ("research/simple.safetensors", "  variant    simple"),
     ] {
         let told = inspect(&fixture(file)).run().done().stdout;
-        assert!(told.contains("IP-Adapter") && told.contains(words), "{file}: {told}");
+        assert!(told.contains("IP-Adapter") && told.lines().any(|found| found == line), "{file}: {told}");
     }
+    let v2 = inspect(&fixture("faces/face_id_plus.safetensors")).with("--adapter-variant", "faceid-plusv2");
+    let told = v2.run().done().stdout;
+    assert!(told.lines().any(|line| line == "  variant    faceid-plusv2"), "{told}");
+    let told = inspect(&fixture("faces/face_id_lora.safetensors")).run().done().stdout;
+    assert!(told.contains("LoRA of a UNet"), "{told}");
 }

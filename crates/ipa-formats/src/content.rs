@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::adapter::{inspect_adapter, is_adapter};
 use crate::lora::is_lora_name;
 use crate::{
-    AdapterDialect, AdapterInfo, AdapterOptions, FormatError, SingleFileError, SingleFileInfo, SingleFileOptions,
-    TensorInfo, Weights, read_single_file,
+    AdapterDialect, AdapterInfo, AdapterOptions, AdapterVariant, FormatError, SingleFileError, SingleFileInfo,
+    SingleFileOptions, TensorInfo, Weights, read_single_file,
 };
 
 /// What the tensors of a file are, by their names.
@@ -17,6 +17,8 @@ use crate::{
 pub enum Content {
     /// An image-prompt adapter.
     Adapter {
+        /// Its name, as on the command line and in metadata.
+        variant: AdapterVariant,
         /// Its kind and sizes.
         adapter: AdapterInfo,
         /// The names it uses.
@@ -40,6 +42,8 @@ pub enum Content {
     Clip,
     /// Low-rank changes of a model's weights.
     Lora,
+    /// What an adapter made of references: stored embeddings and tokens.
+    Embeddings,
     /// Something that is known and that this project does not read.
     Other {
         /// What it is, with its article.
@@ -57,7 +61,7 @@ pub(crate) fn content_of(
 ) -> Result<Content, FormatError> {
     if is_adapter(tensors) {
         let (adapter, dialect) = inspect_adapter(weights, options)?;
-        return Ok(Content::Adapter { adapter, dialect });
+        return Ok(Content::Adapter { variant: adapter.variant(), adapter, dialect });
     }
     let has = |start: &str| tensors.keys().any(|name| name.starts_with(start));
     let text = has("text_model.") || has("embeddings.token_embedding.");
@@ -68,7 +72,8 @@ pub(crate) fn content_of(
         () if text && vision => Content::Clip,
         () if text => Content::TextEncoder,
         () if vision => Content::ImageEncoder,
-        () if tensors.keys().all(|name| is_lora_name(name)) => Content::Lora,
+        () if ["ip_tokens", "uncond_ip_tokens"].iter().all(|name| tensors.contains_key(*name)) => Content::Embeddings,
+        () if !tensors.is_empty() && tensors.keys().all(|name| is_lora_name(name)) => Content::Lora,
         () => return single_file(weights, tensors),
     })
 }

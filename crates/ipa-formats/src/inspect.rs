@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn an_adapter_file_is_described_from_its_header() {
         let file = inspected_file(&ADAPTER);
-        let Content::Adapter { adapter, dialect } = &file.content else { panic!("{:?}", file.content) };
+        let Content::Adapter { adapter, dialect, .. } = &file.content else { panic!("{:?}", file.content) };
         assert_eq!((adapter.num_tokens, adapter.num_layers, adapter.cross_attention_dim), (4, 1, 8));
         assert_eq!(*dialect, AdapterDialect::Published);
         assert_eq!((file.summary.num_tensors, file.summary.num_parameters), (6, 32 * 6 + 32 + 2 * 8 + 2 * 32));

@@ -41,7 +41,11 @@ pub fn read_vectors(path: &Path) -> Result<Vectors, FormatError> {
     let start = read_start(path)?;
     let found = match start.starts_with(MAGIC) {
         true => from_npy(&start),
-        false => from_weights(&Weights::open(path)?),
+        false => match Weights::open(path) {
+            Ok(weights) => from_weights(&weights),
+            Err(FormatError::Read { path, source }) => return Err(FormatError::Read { path, source }),
+            Err(_) => Err("it is neither .npy nor safetensors nor a torch file, or is damaged".to_owned()),
+        },
     };
     found.and_then(finite).map_err(|problem| FormatError::Vectors { path: path.to_owned(), problem })
 }
@@ -110,7 +114,7 @@ fn has_plain_header(bytes: &[u8]) -> bool {
 }
 
 fn numbers<T: Deserialize>(file: NpyFile<&[u8]>, number: impl Fn(T) -> f32) -> Result<Vec<f32>, String> {
-    let numbers: Vec<T> = file.into_vec().map_err(|error| error.to_string())?;
+    let numbers: Vec<T> = file.into_vec().map_err(|_| "it is cut short: write it again".to_owned())?;
     Ok(numbers.into_iter().map(number).collect())
 }
 

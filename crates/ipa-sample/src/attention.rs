@@ -51,7 +51,7 @@ impl ReferenceMap {
         let token = |token: i64| {
             let map = shares.select(0, token);
             let largest = map.max();
-            map / largest.clamp_min(f64::MIN_POSITIVE)
+            map / largest.clamp_min(f64::from(f32::MIN_POSITIVE))
         };
         let maps = std::iter::once(own).chain((0..num).map(token));
         let lit: Vec<RgbImage> = maps.map(|map| lit(picture, &map)).collect();

@@ -8,7 +8,7 @@ use ipa_clip::{ImageProcessor, VisionFeatures, VisionTower};
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_formats::ModelFiles;
 
-use crate::PipelineError;
+use crate::{Crop, PipelineError, RequestError};
 
 /// A vision tower and the preprocessing that belongs to it.
 #[derive(Debug)]
@@ -71,6 +71,19 @@ impl ImageEncoder {
                 self.features_of_pixels(&Tensor::zeros([1, 3, side, side], on_cpu), features)
             }
         }
+    }
+
+    /// The squares of a picture that it is to see, with red and blue exchanged if `bgr`.
+    ///
+    /// # Errors
+    /// [`RequestError::Field`] if it would take very many.
+    pub fn squares(&self, picture: &RgbImage, crop: Crop, bgr: bool) -> Result<Vec<RgbImage>, RequestError> {
+        if !bgr {
+            return crop.squares(picture, self.side(), self.mean_colour());
+        }
+        let mut exchanged = picture.clone();
+        exchanged.pixels_mut().for_each(|pixel| pixel.0.reverse());
+        crop.squares(&exchanged, self.side(), self.mean_colour())
     }
 
     /// Side of the pictures it sees, in pixels.

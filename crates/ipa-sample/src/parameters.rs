@@ -56,7 +56,10 @@ fn pairs(record: &Record) -> Vec<(&'static str, String)> {
     if let Some(adapter) = &record.adapter {
         pairs.push(("IP-Adapter", stem(&adapter.file.file)));
         pairs.push(("IP-Adapter hash", short(&adapter.file.sha256)));
-        pairs.push(("IP-Adapter scale", request.scale.to_string()));
+        let named = request.image_prompts.iter().map(|prompt| prompt.scale);
+        let own = (named.len() == 0 || request.own_prompt().is_some()).then_some(request.scale);
+        let scales: Vec<String> = own.into_iter().chain(named).map(|scale| scale.to_string()).collect();
+        pairs.push(("IP-Adapter scale", scales.join(", "))); // of every image prompt
     }
     if let Some(encoder) = &record.image_encoder {
         pairs.push(("IP-Adapter encoder hash", short(&encoder.sha256)));

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use ipa_adapter::{AdapterCoupling, AdapterError, AdapterFile, Lora, check_base};
+use ipa_adapter::{AdapterCoupling, AdapterError, AdapterFile, ImageFeatures, Lora, check_base};
 use ipa_clip::VisionConfig;
 use ipa_core::read_config;
 use ipa_core::tch::{Device, nn::VarStore};
-use ipa_formats::{AdapterInfo, AdapterKind, Component, ModelFiles, Weights};
+use ipa_formats::{AdapterInfo, AdapterKind, Component, METADATA_KEY, ModelFiles, Weights};
 use ipa_unet::{Unet, UnetConfig};
+use serde_json::Value;
 
+use crate::image_prompt::embeds_problem;
 use crate::{AdapterSource, ImagePromptSpec, PipelineError, RequestError, read_faces};
 
 /// Checks an adapter for a model and what a request wants of it, before anything heavy is loaded.
@@ -45,11 +47,12 @@ pub fn check_adapter(
 }
 
 fn check_lora(source: &AdapterSource, info: &AdapterInfo, spec: &ImagePromptSpec) -> Result<(), PipelineError> {
-    let has_one = matches!(info.kind, AdapterKind::FaceId | AdapterKind::FaceIdPlus | AdapterKind::FaceIdPlusV2);
     let path = || source.file.clone();
     match &source.lora {
         Some(lora) if info.has_lora => Err(PipelineError::DoubleLora { path: path(), lora: lora.clone() }),
-        None if has_one && !info.has_lora && spec.lora_scale > 0.0 => Err(PipelineError::MissingLora { path: path() }),
+        None if info.variant().has_lora() && !info.has_lora && spec.lora_scale > 0.0 => {
+            Err(PipelineError::MissingLora { path: path() })
+        }
         _ => Ok(()),
     }
 }
@@ -59,6 +62,9 @@ fn check_references(info: &AdapterInfo, spec: &ImagePromptSpec) -> Result<(), Pi
         |field, value: &str, allowed| Err(RequestError::Field { field, value: value.to_owned(), allowed }.into());
     if info.coupling == AdapterCoupling::Concatenated {
         check_concatenated(spec)?;
+    }
+    if spec.negative.is_some() && info.image_embed_dim.is_none() {
+        return refuse("negative", "given", "the adapter reads faces alone, which have none: leave it out");
     }
     if spec.embeds.is_some() {
         return Ok(());
@@ -124,27 +130,28 @@ fn check_encoder(model: &ModelFiles, source: &AdapterSource, info: &AdapterInfo)
     }
 }
 
-/// Stored embeddings have the adapter's widths and, where tokens are stored beside them, its number of tokens.
+/// Stored embeddings have the adapter's widths and, where it is noted, were made by one of its variant; where tokens are
+/// stored beside them, there are as many as it makes.
 fn check_embeds(path: &Path, source: &AdapterSource, info: &AdapterInfo) -> Result<(), PipelineError> {
     let weights = Weights::open(path)?;
-    let refuse = |tensor, found: String, expected: String| {
-        let (path, adapter) = (path.to_owned(), source.file.clone());
-        Err(PipelineError::Embeds { path, tensor, found, adapter, expected })
+    let shape = |name: &str| Some(weights.info(name)?.shape.iter().map(|&size| size as i64).collect::<Vec<i64>>());
+    let is_embedding = info.kind == AdapterKind::Classic;
+    let kind = if is_embedding { ImageFeatures::Embedding } else { ImageFeatures::Penultimate };
+    let image = info.image_embed_dim.map(|width| (width as i64, kind));
+    let face = info.face_embed_dim.map(|width| width as i64);
+    let metadata: Value =
+        serde_json::from_str(weights.metadata().get(METADATA_KEY).map_or("", String::as_str)).unwrap_or_default();
+    let other_variant = || {
+        let (found, expected) = (metadata["variant"].as_str()?, info.variant().name());
+        (found != expected).then(|| format!("it was made by an adapter of the variant {found}, this is {expected}"))
     };
-    let widths = [("image_embeds", info.image_embed_dim), ("face_embeds", info.face_embed_dim)];
-    for (tensor, width) in widths.into_iter().filter_map(|(tensor, width)| Some((tensor, width?))) {
-        let rank = if tensor == "image_embeds" && info.kind != AdapterKind::Classic { 3 } else { 2 };
-        match weights.info(tensor).map(|info| &info.shape[..]) {
-            Some(shape) if shape.len() == rank && shape.last() == Some(&width) => {}
-            Some(shape) => {
-                return refuse(tensor, format!("shape {shape:?}"), format!("{rank} sizes, the last {width}"));
-            }
-            None => return refuse(tensor, "no such tensor".to_owned(), format!("{rank} sizes, the last {width}")),
-        }
-    }
-    let tokens = weights.info("ip_tokens").and_then(|info| info.shape.get(1).copied());
-    match tokens.filter(|&tokens| info.kind != AdapterKind::FullFace && tokens != info.num_tokens) {
-        Some(tokens) => refuse("ip_tokens", format!("{tokens} tokens"), format!("{} tokens", info.num_tokens)),
+    let other_tokens = || {
+        let (found, expected) = (*shape("ip_tokens")?.get(1)?, info.num_tokens as i64);
+        let differs = info.kind != AdapterKind::FullFace && found != expected;
+        differs.then(|| format!("`ip_tokens` has {found} tokens, {} makes {expected}", source.file.display()))
+    };
+    match embeds_problem(image, face, &shape).or_else(other_variant).or_else(other_tokens) {
+        Some(problem) => Err(PipelineError::Embeds { path: path.to_owned(), problem }),
         None => Ok(()),
     }
 }

@@ -140,6 +140,14 @@ pub enum RequestError {
         /// What would be right.
         allowed: &'static str,
     },
+    /// An entry of `image_prompts` is at fault.
+    #[error("image prompt {number}: {fault}")]
+    Entry {
+        /// Which, from 1.
+        number: usize,
+        /// What is wrong with it.
+        fault: Box<RequestError>,
+    },
     /// `layers` do not fit the model.
     #[error("`layers` is {value}; {allowed}")]
     Layers {
@@ -164,6 +172,13 @@ pub enum RequestError {
         /// Field and line.
         reason: String,
     },
+}
+
+impl RequestError {
+    /// As the fault of an entry of `image_prompts`, counted from 0.
+    pub fn in_entry(self, index: usize) -> Self {
+        Self::Entry { number: index + 1, fault: Box::new(self) }
+    }
 }
 
 impl GenerateRequest {
@@ -276,7 +291,9 @@ impl GenerateRequest {
         if !(0.0..=10.0).contains(&self.scale) {
             return refuse("scale", &self.scale, "choose 0 (no image prompt) to 10; 1 is the trained strength");
         }
-        self.image_prompts.iter().try_for_each(ImagePromptSpec::check)?;
+        for (index, spec) in self.image_prompts.iter().enumerate() {
+            spec.check().map_err(|error| error.in_entry(index))?;
+        }
         if !(0.0..=100.0).contains(&self.guidance_scale) {
             return refuse("guidance_scale", &self.guidance_scale, "choose 0 to 100; 1 is no guidance, 7.5 is usual");
         }

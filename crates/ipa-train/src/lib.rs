@@ -38,4 +38,4 @@ pub use data::{DataError, Dataset, Row, training_pixels};
 pub use models::{EncodeError, EncodedRow, FrozenModels, ModelsError};
 pub use objective::{Batch, Drops, drops, training_loss};
 pub use trainer::{Progress, TrainConfig, TrainError, Trainer};
-pub use variant::{Features, Variant};
+pub use variant::{FeatureKind, Variant};

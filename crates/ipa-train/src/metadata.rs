@@ -1,6 +1,7 @@
 //! What a finished adapter says of itself.
 
 use ipa_adapter::{ImageFeatures, IpAdapter, ProjectionConfig};
+use ipa_formats::BaseModel;
 use serde_json::{Value, json};
 
 use crate::TrainConfig;
@@ -19,11 +20,7 @@ pub(crate) fn of_run(adapter: &IpAdapter, config: &TrainConfig, steps: u64) -> V
         _ => None,
     };
     let (layers, width) = (sizes.unet.sites().len(), sizes.unet.cross_attention_dim);
-    let family = match (layers, width) {
-        (16, 768) => "sd15",
-        (70, 2048) => "sdxl",
-        _ => "other",
-    };
+    let family = BaseModel::of(layers, width as usize);
     let mut metadata = json!({
         "variant": sizes.variant().name(),
         "encoder": { "features": features, "width": sizes.projection.image_width() },

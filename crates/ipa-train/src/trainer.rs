@@ -19,7 +19,7 @@ use crate::identity;
 use crate::losses::{self, StepLoss};
 use crate::models::{EncodeError, EncodedRow, FrozenModels};
 use crate::objective::{Batch, drops, training_loss};
-use crate::{AdamW, AdamWConfig, Features, Variant, metadata};
+use crate::{AdamW, AdamWConfig, FeatureKind, Variant, metadata};
 
 /// Keeps the number of steps far from overflow.
 const MAX_EPOCHS: u64 = 1_000_000;
@@ -34,7 +34,7 @@ pub struct TrainConfig {
     /// Kind of adapter; without one that of the adapter it begins with, or classic, or plus for fine features.
     pub variant: Option<Variant>,
     /// What it reads of pictures; without them [`Variant::usual_features`].
-    pub features: Option<Features>,
+    pub features: Option<FeatureKind>,
     /// Tokens a picture becomes; without a number 4 from global, 16 from fine features.
     pub num_tokens: Option<i64>,
     /// Side of the training pictures in pixels, a multiple of 8.
@@ -392,8 +392,8 @@ impl<'a> Trainer<'a> {
 /// A new adapter of the kind that the settings ask for.
 fn begin(models: &FrozenModels, config: &TrainConfig) -> IpAdapter {
     let variant = config.variant.unwrap_or(match config.features {
-        Some(Features::Fine) => Variant::Plus,
-        Some(Features::Global) | None => Variant::Classic,
+        Some(FeatureKind::Fine) => Variant::Plus,
+        Some(FeatureKind::Global) | None => Variant::Classic,
     });
     let features = config.features.unwrap_or(variant.usual_features());
     let (device, _) = models.options();
@@ -408,9 +408,9 @@ fn check_kind(adapter: &IpAdapter, config: &TrainConfig) -> Result<(), TrainErro
     let variant = Variant::of(adapter);
     let sizes = adapter.config().projection;
     let (features, num_tokens) = match sizes {
-        ipa_adapter::ProjectionConfig::Classic { num_tokens, .. } => (Features::Global, Some(num_tokens)),
-        ipa_adapter::ProjectionConfig::Plus(resampler) => (Features::Fine, Some(resampler.num_tokens)),
-        _ => (Features::Fine, None),
+        ipa_adapter::ProjectionConfig::Classic { num_tokens, .. } => (FeatureKind::Global, Some(num_tokens)),
+        ipa_adapter::ProjectionConfig::Plus(resampler) => (FeatureKind::Fine, Some(resampler.num_tokens)),
+        _ => (FeatureKind::Fine, None),
     };
     let differs = [
         ("variant", config.variant.is_some() && config.variant != variant),

@@ -26,7 +26,7 @@ pub enum Variant {
 /// What of a picture the encoder gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Features {
+pub enum FeatureKind {
     /// Its embedding, one vector.
     Global,
     /// The features before the encoder's last layer, one vector a patch.
@@ -35,15 +35,15 @@ pub enum Features {
 
 impl Variant {
     /// What it reads unless something else is asked for.
-    pub fn usual_features(self) -> Features {
+    pub fn usual_features(self) -> FeatureKind {
         match self {
-            Self::Classic | Self::Simple => Features::Global,
-            Self::Plus | Self::Prefusion => Features::Fine,
+            Self::Classic | Self::Simple => FeatureKind::Global,
+            Self::Plus | Self::Prefusion => FeatureKind::Fine,
         }
     }
 
     /// Whether it can read these.
-    pub fn reads(self, features: Features) -> bool {
+    pub fn reads(self, features: FeatureKind) -> bool {
         matches!(self, Self::Simple | Self::Prefusion) || features == self.usual_features()
     }
 
@@ -63,17 +63,17 @@ impl Variant {
     /// `num_tokens` is 4 for global and 16 for fine features unless given.
     pub(crate) fn config(
         self,
-        features: Features,
+        features: FeatureKind,
         num_tokens: Option<i64>,
         encoder: &ImageEncoder,
         unet: &UnetConfig,
     ) -> AdapterConfig {
         let projection = match features {
-            Features::Global => ProjectionConfig::Classic {
+            FeatureKind::Global => ProjectionConfig::Classic {
                 embed_dim: encoder.width(ImageFeatures::Embedding),
                 num_tokens: num_tokens.unwrap_or(4),
             },
-            Features::Fine => {
+            FeatureKind::Fine => {
                 let width = if unet.cross_attention_dim == 2048 { 1280 } else { unet.cross_attention_dim }; // as XL's
                 ProjectionConfig::Plus(ResamplerConfig {
                     input: encoder.width(ImageFeatures::Penultimate),

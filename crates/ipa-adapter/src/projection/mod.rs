@@ -35,8 +35,10 @@ pub enum ProjectionConfig {
         /// Width of the features: 1280 with ViT-H.
         input: i64,
     },
-    /// An identity alone: FaceID and portrait.
+    /// An identity alone, beside changes to the UNet: FaceID.
     Face(FaceConfig),
+    /// Identities of one person or several, without changes to the UNet: portrait.
+    Portrait(FaceConfig),
     /// An identity and the face's picture: FaceID-Plus.
     FacePlus {
         /// What makes tokens of the identity.
@@ -64,7 +66,8 @@ impl ProjectionConfig {
             AdapterKind::Classic => Self::Classic { embed_dim: image()?, num_tokens },
             AdapterKind::FullFace => Self::FullFace { input: image()? },
             AdapterKind::Plus => Self::Plus(resampler(image()?)?),
-            AdapterKind::FaceId | AdapterKind::Portrait => Self::Face(face()?),
+            AdapterKind::FaceId => Self::Face(face()?),
+            AdapterKind::Portrait => Self::Portrait(face()?),
             AdapterKind::FaceIdPlus | AdapterKind::FaceIdPlusV2 => Self::FacePlus {
                 face: face()?,
                 perceiver: resampler(image()?)?,
@@ -79,7 +82,7 @@ impl ProjectionConfig {
         match self {
             Self::Classic { .. } => Some(ImageFeatures::Embedding),
             Self::Plus(_) | Self::FullFace { .. } | Self::FacePlus { .. } => Some(ImageFeatures::Penultimate),
-            Self::Face(_) | Self::FaceResampler(_) => None,
+            Self::Face(_) | Self::Portrait(_) | Self::FaceResampler(_) => None,
         }
     }
 
@@ -89,14 +92,14 @@ impl ProjectionConfig {
             Self::Classic { embed_dim, .. } => Some(*embed_dim),
             Self::Plus(config) | Self::FacePlus { perceiver: config, .. } => Some(config.input),
             Self::FullFace { input } => Some(*input),
-            Self::Face(_) | Self::FaceResampler(_) => None,
+            Self::Face(_) | Self::Portrait(_) | Self::FaceResampler(_) => None,
         }
     }
 
     /// Width of the identity vectors it reads, if it reads any.
     pub fn face_width(&self) -> Option<i64> {
         match self {
-            Self::Face(face) | Self::FacePlus { face, .. } => Some(face.input),
+            Self::Face(face) | Self::Portrait(face) | Self::FacePlus { face, .. } => Some(face.input),
             Self::FaceResampler(config) => Some(config.input),
             Self::Classic { .. } | Self::Plus(_) | Self::FullFace { .. } => None,
         }
@@ -133,7 +136,9 @@ impl Projection {
             }
             ProjectionConfig::Plus(config) => Self::Plus(Resampler::new(vs, config, width)),
             ProjectionConfig::FullFace { input } => Self::FullFace(FullFaceProjection::new(vs, *input, width)),
-            ProjectionConfig::Face(config) => Self::Face(FaceProjection::new(vs, config, width)),
+            ProjectionConfig::Face(config) | ProjectionConfig::Portrait(config) => {
+                Self::Face(FaceProjection::new(vs, config, width))
+            }
             ProjectionConfig::FacePlus { face, perceiver, has_shortcut } => {
                 Self::FacePlus(FacePlusProjection::new(vs, face, perceiver, *has_shortcut, width))
             }

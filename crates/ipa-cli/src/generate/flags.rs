@@ -22,8 +22,11 @@ pub(super) struct RequestArgs {
     /// Files of identity vectors (InsightFace's embeddings, .npy or .safetensors), for adapters that read faces
     #[arg(long = "face", value_name = "FILE", num_args = 1..)]
     faces: Vec<PathBuf>,
-    /// Reference images with all that can be said of them, as an inline table:
-    /// '{ images = ["a.png"], scale = 0.6, layers = "style" }'; may be given several times (docs/composition.md)
+    /// Reference images with all that can be said of them, as an inline table, several times for several, in place of
+    /// those of the request file; beside --image and --face: '{ images = ["a.png"], scale = 0.6, layers = "style" }'.
+    /// Fields: adapter, images (or { file, weight, mask, crop }), faces, embeds, negative, merge (concat, add, subtract,
+    /// average, norm-average, max, min), crop (center, pad, squash, tiles, { x, y }), bgr, scale, layers (style, layout,
+    /// style+layout, strong-style, ease-in, ease-out, weak-input, …), curve, start, end, lora_scale, structure
     #[arg(long = "image-prompt", value_name = "TOML", value_parser = image_prompt)]
     image_prompts: Vec<ImagePromptSpec>,
     /// Strength of the reference images: 0 none, 1 as trained [default: 1]
@@ -154,7 +157,9 @@ impl RequestArgs {
         set(&mut request.num_images, self.num_images);
         request.check()?;
         if is_scaled && request.own_prompt().is_none() {
-            output::warn("`--scale` is of use with reference images only: name one with `--image`");
+            output::warn(
+                "`--scale` is of use with `--image` and `--face` only; an image prompt has a scale of its own",
+            );
         }
         if is_noisy && request.scheduler.as_deref().is_some_and(|name| name != SamplerKind::Ddim.name()) {
             output::warn("`--eta` is of use with the sampler ddim only");

@@ -16,9 +16,10 @@ use image::RgbImage;
 use ipa_adapter::AttentionMaps;
 use ipa_core::save_tensors;
 use ipa_core::tch::Kind;
+use ipa_formats::{AdapterInfo, AdapterVariant};
 use ipa_sample::{
-    AdapterSource, Crop, Extras, GenerateRequest, Generated, Pictures, Pipeline, Record, check_adapter, what_is_lost,
-    write_picture,
+    AdapterSource, Crop, Extras, GenerateRequest, Generated, ImagePromptSpec, Pictures, Pipeline, PipelineError,
+    Record, check_adapter, read_faces, write_picture,
 };
 use serde::Serialize;
 
@@ -38,6 +39,9 @@ use target::Target;
     ipa generate --model pocket --prompt \"a red circle\" --output red.png\n  \
     ipa generate --model pocket --image red.png --prompt \"a star\" --scale 0.6 --num-images 4 --output stars\n  \
     ipa generate --model pocket --image-prompt '{ images = [\"red.png\"], layers = \"style\" }' --prompt \"a star\"\n  \
+    ipa generate --model sd15 --adapter ip-adapter-faceid_sd15.bin --face me.npy --prompt \"in a garden\" --output me.png\n  \
+    ipa generate --model pocket --image red.png --attention-maps maps --prompt \"a star\" --output star.png\n  \
+    ipa generate --model pocket --request request.toml --output out\n  \
     ipa generate --model pocket --init-image red.png --prompt \"a blue circle\" --strength 0.8 --output blue.png\n  \
     ipa generate --model pocket --init-image red.png --mask mask.png --prompt \"a star\" --output star.png\n  \
     ipa generate --like star.png --output again.png")]
@@ -99,6 +103,12 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     check_target(&target, args.save_latents.as_deref(), like.as_ref())?;
     args.attention_maps.as_deref().map_or(Ok(()), output::check_folder)?;
     let source = args.model.source()?;
+    for named in request.image_prompts.iter_mut().filter_map(|spec| spec.adapter.as_mut()) {
+        if named.file == Path::new(model::POCKET) {
+            named.file =
+                model::bundled()?.adapter.ok_or_else(|| usage("the pocket model in this program lacks its adapter"))?;
+        }
+    }
     let adapter = adapter_for(&args.adapter, &args.model, &request, &source)?;
     Pipeline::check(&source.files, &request)?;
     check_prompts(&source, adapter.as_ref(), &request)?;
@@ -111,7 +121,10 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     let mask = images::load(request.mask.as_slice())?.pop();
     let mut pipeline = Pipeline::load_files(source.files.clone(), options)?;
     for adapter in adapter.iter().chain(request.adapters()) {
-        pipeline = pipeline.with_source(adapter)?;
+        pipeline = match sees(&request, adapter) {
+            true => pipeline.with_source(adapter)?,
+            false => pipeline.with_source_for_embeds(adapter)?,
+        };
     }
     warn_of_overflow(&pipeline, &request);
 
@@ -135,10 +148,11 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
         output::create_folder_of(file)?;
         save_tensors(file, [("latents".to_owned(), generated.latents.to_kind(Kind::Float))], None)?;
     }
+    tell(&drawn, &target, seconds, args.json)?;
     if let (Some(folder), Some(maps)) = (&args.attention_maps, maps) {
-        attention::write(folder, &generated, maps)?;
+        attention::write(folder, &generated, maps, args.json)?;
     }
-    tell(&drawn, &target, seconds, args.json)
+    Ok(())
 }
 
 /// Checks, before anything is loaded, that the outputs can be written and are not each other's or an input.
@@ -151,7 +165,7 @@ fn check_target(target: &Target, latents: Option<&Path>, like: Option<&Like>) ->
             return Err(usage("`--save-latents` and `--output` are the same file: name two"));
         }
     }
-    match like.filter(|like| is_target(&|file| is_same(file, &like.picture))) {
+    match like.filter(|like| is_target(&|file| output::is_same(file, &like.picture))) {
         Some(Like { picture, .. }) => {
             let picture = picture.display();
             Err(usage(&format!("{picture} would be overwritten by what is drawn like it: name another `--output`")))
@@ -209,11 +223,6 @@ fn tell(drawn: &[(&RgbImage, Record)], target: &Target, seconds: f64, json: bool
     Ok(())
 }
 
-/// Whether two paths are one file that is there.
-fn is_same(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
 /// The adapter of references that name none, if there are any: the one named, or the one that comes with the model.
 fn adapter_for(
     args: &AdapterArgs,
@@ -238,10 +247,38 @@ fn check_prompts(
     adapter: Option<&AdapterSource>,
     request: &GenerateRequest,
 ) -> Result<()> {
-    for spec in request.own_prompt().iter().chain(&request.image_prompts) {
-        if let Some(adapter) = spec.adapter.as_ref().or(adapter) {
-            check_adapter(&source.files, adapter, spec)?;
-        }
+    if let (Some(spec), Some(adapter)) = (request.own_prompt(), adapter) {
+        warn_of_faces(&check_adapter(&source.files, adapter, &spec)?, &spec)?;
+    }
+    for (index, spec) in request.image_prompts.iter().enumerate() {
+        let Some(adapter) = spec.adapter.as_ref().or(adapter) else { continue };
+        let info = check_adapter(&source.files, adapter, spec).map_err(|error| match error {
+            PipelineError::Request(error) => PipelineError::Request(error.in_entry(index)),
+            error => error,
+        })?;
+        warn_of_faces(&info, spec)?;
+    }
+    Ok(())
+}
+
+/// Whether pictures are seen for an adapter; stored embeddings need no encoder.
+fn sees(request: &GenerateRequest, adapter: &AdapterSource) -> bool {
+    let is_its = |spec: &ImagePromptSpec| spec.adapter.as_ref().is_none_or(|own| own == adapter);
+    let own = request.own_prompt();
+    let mut its = own.iter().chain(&request.image_prompts).filter(|spec| is_its(spec));
+    its.any(|spec| spec.embeds.is_none() || spec.negative.is_some())
+}
+
+/// Tells of identity vectors that are not of unit length where the adapter was trained with such.
+fn warn_of_faces(info: &AdapterInfo, spec: &ImagePromptSpec) -> Result<()> {
+    if spec.faces.is_empty() || info.variant() == AdapterVariant::PortraitUnnorm {
+        return Ok(());
+    }
+    let lengths = Vec::<f64>::try_from(read_faces(&spec.faces)?.norm_scalaropt_dim(2, 1, false).to_kind(Kind::Double))?;
+    if let Some(length) = lengths.into_iter().find(|length| !(0.9..1.1).contains(length)) {
+        output::warn(format_args!(
+            "an identity vector has length {length:.1}, the adapter was trained with 1: InsightFace's `normed_embedding`"
+        ));
     }
     Ok(())
 }
@@ -254,13 +291,7 @@ fn warn_of_crops(request: &GenerateRequest, references: &[RgbImage], named: &BTr
         shown.filter_map(|image| Some((&image.file, image.crop.unwrap_or(spec.crop), named.get(&image.file)?)))
     });
     for (file, crop, picture) in own.chain(others) {
-        if let Some(lost) = what_is_lost(crop, picture) {
-            let (width, height) = picture.dimensions();
-            output::warn(format_args!(
-                "{} is {width} x {height}, the image encoder sees squares: {lost}",
-                file.display()
-            ));
-        }
+        images::warn_of_crop(file, crop, picture);
     }
 }
 

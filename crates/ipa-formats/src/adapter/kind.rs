@@ -52,6 +52,17 @@ pub enum BaseModel {
     Other,
 }
 
+impl BaseModel {
+    /// The family with so many cross-attention layers on text features of this width.
+    pub fn of(num_layers: usize, cross_attention_dim: usize) -> Self {
+        match (num_layers, cross_attention_dim) {
+            (16, 768) => Self::Sd15,
+            (70, 2048) => Self::Sdxl,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// Name of an adapter's kind and coupling, as in our metadata and on the command line.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,6 +101,11 @@ pub struct UnknownVariant {
 }
 
 impl AdapterVariant {
+    /// Whether it was trained together with changes to the UNet's weights, a LoRA.
+    pub fn has_lora(self) -> bool {
+        matches!(self, Self::FaceId | Self::FaceIdPlus | Self::FaceIdPlusV2)
+    }
+
     /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Base,

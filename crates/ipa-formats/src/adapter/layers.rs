@@ -82,11 +82,7 @@ pub(super) fn mostly_there(slots: &[Slot], tensors: &Tensors) -> bool {
 
 /// The family of UNets with these layers.
 pub(super) fn base_of(num_layers: usize, context: Option<usize>) -> BaseModel {
-    match (num_layers, context) {
-        (16, Some(768)) => BaseModel::Sd15,
-        (70, Some(2048)) => BaseModel::Sdxl,
-        _ => BaseModel::Other,
-    }
+    context.map_or(BaseModel::Other, |context| BaseModel::of(num_layers, context))
 }
 
 /// Sets the widths of a known family's layers.

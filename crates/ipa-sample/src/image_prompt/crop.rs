@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::RequestError;
 
+/// Most squares of one picture.
+const MAX_TILES: u32 = 16;
+
 /// What the encoder sees of a picture that is not square.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", expecting = "center, pad, squash, tiles, or a point { x = 0.3, y = 0.5 }")]
 pub enum Crop {
     /// The middle, as the encoder's own preprocessing cuts it out.
     #[default]
@@ -57,18 +60,25 @@ impl Crop {
     /// The squares that an encoder for pictures of `side` is to see; a square picture is one whatever the crop.
     ///
     /// `mean` is the colour that is zero to the encoder.
-    pub(crate) fn squares(self, picture: &RgbImage, side: u32, mean: Rgb<u8>) -> Vec<RgbImage> {
+    ///
+    /// # Errors
+    /// [`RequestError::Field`] if it would take very many.
+    pub(crate) fn squares(self, picture: &RgbImage, side: u32, mean: Rgb<u8>) -> Result<Vec<RgbImage>, RequestError> {
         let (width, height) = picture.dimensions();
         let (short, long) = (width.min(height), width.max(height));
         if short == long {
-            return vec![picture.clone()];
+            return Ok(vec![picture.clone()]);
         }
-        match self {
+        Ok(match self {
             Self::Center => vec![picture.clone()], // the encoder's own preprocessing does it
             Self::Pad => {
-                let mut square = RgbImage::from_pixel(long, long, mean);
-                let [x, y] = [width, height].map(|side| i64::from((long - side) / 2));
-                imageops::replace(&mut square, picture, x, y);
+                // Brought to the encoder's size first: borders of a long picture are many times the picture.
+                let fitted =
+                    |length: u32| ((u64::from(length) * u64::from(side)).div_ceil(u64::from(long)) as u32).max(1);
+                let small = resize(picture, fitted(width), fitted(height), Filter::Bicubic);
+                let mut square = RgbImage::from_pixel(side, side, mean);
+                let [x, y] = [small.width(), small.height()].map(|length| i64::from((side - length) / 2));
+                imageops::replace(&mut square, &small, x, y);
                 vec![square]
             }
             Self::Squash => vec![resize(picture, side, side, Filter::Bicubic)],
@@ -81,6 +91,11 @@ impl Crop {
             }
             Self::Tiles => {
                 let num = long.div_ceil(short);
+                if num > MAX_TILES {
+                    let value = format!("tiles of a picture of {width} x {height}");
+                    let allowed = "they would be more than 16: choose pad or squash, or cut the picture";
+                    return Err(RequestError::Field { field: "crop", value, allowed });
+                }
                 let begin = |index: u32, side: u32| {
                     (f64::from(side - short) * f64::from(index) / f64::from(num - 1)).round() as u32
                 };
@@ -89,7 +104,7 @@ impl Crop {
                 };
                 (0..num).map(tile).collect()
             }
-        }
+        })
     }
 }
 
@@ -104,10 +119,14 @@ pub fn what_is_lost(crop: Crop, picture: &RgbImage) -> Option<String> {
     let sides = if width > height { "left and right" } else { "top and bottom" };
     Some(match crop {
         Crop::Center => format!(
-            "{unseen:.0} % of it, {sides}, are not seen; see all of it with crop = \"pad\", \"squash\" or \"tiles\""
+            "{unseen:.0} % of it, {sides}, are not seen; to see all of it, give an image prompt crop = \"pad\", \"squash\" or \
+             \"tiles\""
         ),
-        Crop::Focus { .. } => format!("{unseen:.0} % of it are not seen"),
-        Crop::Squash => format!("it is seen {:.1} times too narrow", f64::from(long) / f64::from(short)),
+        Crop::Focus { x, y } => format!("{unseen:.0} % of it, away from ({x}, {y}), are not seen"),
+        Crop::Squash => {
+            let how = if width > height { "narrow" } else { "flat" };
+            format!("it is seen {:.1} times too {how}", f64::from(long) / f64::from(short))
+        }
         Crop::Pad => format!("{unseen:.0} % of what is seen are borders, and it is seen as much smaller"),
         Crop::Tiles => return None,
     })
@@ -124,7 +143,7 @@ mod tests {
     }
 
     fn squares(crop: Crop, width: u32, height: u32) -> Vec<RgbImage> {
-        crop.squares(&picture(width, height), 8, Rgb([1, 2, 3]))
+        crop.squares(&picture(width, height), 8, Rgb([1, 2, 3])).unwrap()
     }
 
     fn corner(square: &RgbImage) -> [u8; 2] {
@@ -152,9 +171,18 @@ mod tests {
     #[test]
     fn padding_keeps_all_and_squashing_the_size() {
         let padded = &squares(Crop::Pad, 10, 20)[0];
-        assert_eq!((padded.dimensions(), padded.get_pixel(0, 7), corner(padded)), ((20, 20), &Rgb([1, 2, 3]), [1, 2]));
-        assert_eq!(padded.get_pixel(5, 19), &Rgb([0, 19, 0]));
+        assert_eq!((padded.dimensions(), padded.get_pixel(0, 7), corner(padded)), ((8, 8), &Rgb([1, 2, 3]), [1, 2]));
+        let Rgb([_, top, _]) = *padded.get_pixel(4, 0);
+        let Rgb([_, bottom, _]) = *padded.get_pixel(4, 7);
+        assert!(top < 3 && bottom > 16, "all of it is there: {top} to {bottom}");
         assert_eq!(squares(Crop::Squash, 30, 10)[0].dimensions(), (8, 8));
+    }
+
+    #[test]
+    fn long_pictures_take_little_memory_and_no_thousand_tiles() {
+        assert_eq!(squares(Crop::Pad, 20_000, 2)[0].dimensions(), (8, 8));
+        assert!(Crop::Tiles.squares(&picture(170, 10), 8, Rgb([0; 3])).is_err());
+        assert_eq!(squares(Crop::Tiles, 160, 10).len(), 16);
     }
 
     #[test]

@@ -10,7 +10,11 @@ use crate::RequestError;
 
 /// Factors on an image prompt's strength.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a preset (such as style, layout, ease-in; all are in docs/composition.md), { preset, layout, boost }, a list \
+                 of factors, or { down, mid, up } of numbers and tables { block_1 = 0.5 }"
+)]
 pub enum Layers {
     /// A preset: `style`, `layout`, `ease-in`, `weak-output`, …
     Preset(Preset),

@@ -41,7 +41,10 @@ impl Merge {
             Self::Add => features.sum_dim_intlist(1, true, None::<Kind>),
             Self::Subtract => features.narrow(1, 0, 1) - mean(&features.narrow(1, 1, num - 1)),
             Self::Average => mean(features),
-            Self::NormAverage => mean(&(features / features.norm_scalaropt_dim(2, 1, true))),
+            Self::NormAverage => {
+                let norms = features.norm_scalaropt_dim(2, 1, true).clamp_min(f64::from(f32::MIN_POSITIVE));
+                mean(&(features / norms))
+            }
             Self::Max => features.amax(1, true),
             Self::Min => features.amin(1, true),
         }

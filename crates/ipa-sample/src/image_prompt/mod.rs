@@ -17,7 +17,7 @@ pub use crop::{Crop, what_is_lost};
 pub use layers::{BlockScale, LayerScales, Layers, PartScale, Parts, Tuned};
 pub use merge::Merge;
 pub use prepare::read_faces;
-pub(crate) use prepare::{Prepared, References, Seeing, Shown};
+pub(crate) use prepare::{Prepared, References, Seeing, Shown, embeds_problem};
 pub use presets::Preset;
 pub use source::{AdapterSource, Reference};
 
@@ -125,6 +125,12 @@ impl ImagePromptSpec {
         };
         if self.images.is_empty() && self.faces.is_empty() && self.embeds.is_none() {
             return refuse("image_prompts", &"an entry without references", "give it images, faces or embeds");
+        }
+        if self.embeds.is_some() && (self.crop != Crop::Center || self.bgr) {
+            return refuse("embeds", &"given with crop or bgr", "give those where the pictures are: to `ipa embed`");
+        }
+        if self.negative.as_ref().is_some_and(|negative| negative.mask.is_some()) {
+            return refuse("negative", &"given a mask", "it acts wherever the references do: leave the mask out");
         }
         if self.embeds.is_some() && !(self.images.is_empty() && self.faces.is_empty()) {
             return refuse("embeds", &"given beside images or faces", "give one of them; embeds stand for both");

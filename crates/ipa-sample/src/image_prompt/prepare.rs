@@ -6,7 +6,7 @@ use image::RgbImage;
 use ipa_adapter::{AdapterCoupling, Features, ImageFeatures, ImagePrompt, IpAdapter, RegionMask, Timing};
 use ipa_clip::preprocess::{Filter, resize};
 use ipa_core::Checkpoint;
-use ipa_core::tch::Tensor;
+use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_formats::read_vectors;
 
 use super::{ImagePromptSpec, LayerScales, Merge};
@@ -115,9 +115,10 @@ impl<'a> Prepared<'a> {
             Some(layers) => layers.scales(unet)?,
             None => LayerScales::uniform(unet),
         };
-        let squares: Vec<Vec<RgbImage>> = shown.iter().map(|shown| seeing.squares(shown, spec.bgr)).collect();
-        let features = seeing.features(spec, &shown, &squares)?;
-        let unconditional = seeing.unconditional(spec, negative.as_ref(), &features)?;
+        let squares = shown.iter().map(|shown| seeing.squares(shown, spec.bgr)).collect::<Result<Vec<_>, _>>()?;
+        let stored = spec.embeds.as_deref().map(|path| stored_features(path, adapter)).transpose()?.unwrap_or_default();
+        let features = seeing.features(spec, &shown, &squares, &stored)?;
+        let unconditional = seeing.unconditional(spec, negative.as_ref(), &features, stored.unconditional)?;
         let tokens = adapter.ip_tokens(features)?;
         let unconditional = adapter.ip_tokens(unconditional)?;
         let num_squares: i64 = squares.iter().map(|squares| squares.len() as i64).sum();
@@ -125,7 +126,7 @@ impl<'a> Prepared<'a> {
         let region = |(shown, squares): (&Shown, &Vec<RgbImage>)| Region {
             num_tokens: num_tokens / num_squares * squares.len() as i64,
             weight: shown.weight,
-            mask: shown.mask.map(|mask| region_mask(mask, size)),
+            mask: shown.mask.map(|mask| region_mask(mask, size, tokens.device())),
         };
         let regions = match spec.merge {
             Merge::Concat if !shown.is_empty() => shown.iter().zip(&squares).map(region).collect(),
@@ -151,15 +152,24 @@ impl<'a> Prepared<'a> {
         };
         let prompt = match self.spec.is_masked() {
             true => self.by_region(prompt_of),
-            false => prompt_of(0, tokens.size()[1]),
+            false => self.weighted(prompt_of(0, tokens.size()[1])),
         };
         let scales = self.scales.factors.iter().map(|factor| factor * self.spec.scale).collect();
-        (prompt.with_scales(scales), self.spec.timing())
+        (prompt.with_scales(scales).absent_at(self.scales.swapped.clone()), self.spec.timing())
     }
 
     /// How many tokens each reference has become.
     pub(crate) fn reference_tokens(&self) -> Vec<i64> {
         self.regions.iter().map(|region| region.num_tokens).collect()
+    }
+
+    /// What each reference adds, times its weight.
+    fn weighted(&self, prompt: ImagePrompt) -> ImagePrompt {
+        if self.regions.iter().all(|region| region.weight == 1.0) {
+            return prompt;
+        }
+        let weights = self.regions.iter().flat_map(|region| vec![region.weight as f32; region.num_tokens as usize]);
+        prompt.weighted(&Tensor::from_slice(&weights.collect::<Vec<_>>()))
     }
 
     /// Parity: with masks, diffusers attends every reference on its own.
@@ -179,15 +189,8 @@ impl Seeing<'_> {
         self.encoder.ok_or_else(|| PipelineError::NoImageEncoder { model: self.model.to_owned() })
     }
 
-    fn squares(&self, shown: &Shown, bgr: bool) -> Vec<RgbImage> {
-        let mut squares = match self.encoder {
-            Some(encoder) => shown.crop.squares(shown.picture, encoder.side(), encoder.mean_colour()),
-            None => vec![shown.picture.clone()],
-        };
-        if bgr {
-            squares.iter_mut().flat_map(RgbImage::pixels_mut).for_each(|pixel| pixel.0.reverse());
-        }
-        squares
+    fn squares(&self, shown: &Shown, bgr: bool) -> Result<Vec<RgbImage>, PipelineError> {
+        Ok(self.encoder()?.squares(shown.picture, shown.crop, bgr)?)
     }
 
     /// All references in one row, merged.
@@ -196,16 +199,16 @@ impl Seeing<'_> {
         spec: &ImagePromptSpec,
         shown: &[Shown],
         squares: &[Vec<RgbImage>],
+        stored: &Stored,
     ) -> Result<Features, PipelineError> {
-        let stored = spec.embeds.as_deref().map(stored_features).transpose()?.unwrap_or_default();
-        let image = match (self.adapter.image_features(), stored.image) {
+        let image = match (self.adapter.image_features(), &stored.image) {
             (None, _) => None,
-            (Some(_), Some(stored)) => Some(stored),
+            (Some(_), Some(stored)) => Some(stored.shallow_clone()),
             (Some(_), None) if shown.is_empty() => None,
             (Some(kind), None) => Some(self.encoded(kind, spec, shown, squares)?),
         };
         let face = match spec.faces.is_empty() {
-            true => stored.face,
+            true => stored.face.as_ref().map(Tensor::shallow_clone),
             false => Some(read_faces(&spec.faces)?),
         };
         if let (Some(image), Some(face)) = (&image, &face)
@@ -217,7 +220,7 @@ impl Seeing<'_> {
         Ok(Features { image: row(image), face: row(face), structure: spec.structure })
     }
 
-    /// `[references, ..]`; without masks, weights are factors on what the encoder says.
+    /// `[references, ..]`; where they are merged, weights are factors on what the encoder says.
     fn encoded(
         &self,
         kind: ImageFeatures,
@@ -228,7 +231,7 @@ impl Seeing<'_> {
         let features = self.encoder()?.features(&squares.concat(), kind);
         let weights = shown.iter().zip(squares).flat_map(|(shown, squares)| vec![shown.weight as f32; squares.len()]);
         let weights: Vec<f32> = weights.collect();
-        if spec.is_masked() || weights.iter().all(|&weight| weight == 1.0) {
+        if spec.merge == Merge::Concat || weights.iter().all(|&weight| weight == 1.0) {
             return Ok(features);
         }
         let factors = Tensor::from_slice(&weights).to_device(features.device()).to_kind(features.kind());
@@ -242,22 +245,21 @@ impl Seeing<'_> {
         spec: &ImagePromptSpec,
         negative: Option<&Shown>,
         features: &Features,
+        stored: Option<Tensor>,
     ) -> Result<Features, PipelineError> {
         let nothing = match (self.adapter.image_features(), negative) {
             (None, _) => None,
             (Some(kind), Some(negative)) => {
-                let square = self.squares(negative, spec.bgr).swap_remove(0);
-                Some(self.encoder()?.features(&[square], kind) * negative.weight)
+                let squares = self.squares(negative, spec.bgr)?; // several of one in tiles: their mean
+                let features = self.encoder()?.features(&squares, kind).mean_dim(0, true, None::<Kind>);
+                Some(features * negative.weight)
             }
-            (Some(kind), None) => {
-                let stored = spec.embeds.as_deref().map(stored_features).transpose()?.unwrap_or_default();
-                Some(match (stored.unconditional, kind, &features.image) {
-                    (Some(stored), ..) => stored,
-                    // Parity: zeros in place of an embedding.
-                    (None, ImageFeatures::Embedding, Some(image)) => image.zeros_like(),
-                    (None, ..) => self.encoder()?.unconditional(kind),
-                })
-            }
+            (Some(kind), None) => Some(match (stored, kind, &features.image) {
+                (Some(stored), ..) => stored,
+                // Parity: zeros in place of an embedding.
+                (None, ImageFeatures::Embedding, Some(image)) => image.zeros_like(),
+                (None, ..) => self.encoder()?.unconditional(kind),
+            }),
         };
         let like = |nothing: &Tensor, features: &Tensor| {
             nothing.to_device(features.device()).to_kind(features.kind()).expand_as(features)
@@ -279,18 +281,48 @@ struct Stored {
 }
 
 /// `[references, ..]` each, and `[1, ..]` of no reference.
-fn stored_features(path: &Path) -> Result<Stored, PipelineError> {
+fn stored_features(path: &Path, adapter: &IpAdapter) -> Result<Stored, PipelineError> {
     let file = Checkpoint::open(path)?;
-    let tensor = |name: &str| file.names().any(|found| found == name).then(|| file.tensor(name)).transpose();
-    let stored = Stored {
-        image: tensor("image_embeds")?,
-        unconditional: tensor("uncond_image_embeds")?,
-        face: tensor("face_embeds")?,
-    };
-    match (&stored.image, &stored.face) {
-        (None, None) => Err(file.tensor("image_embeds").err().map_or(PipelineError::NoAdapter, PipelineError::from)),
-        _ => Ok(stored),
+    let shape = |name: &str| file.shape(name);
+    let projection = &adapter.config().projection;
+    let image = projection.image_width().zip(projection.image_features());
+    if let Some(problem) = embeds_problem(image, projection.face_width(), shape) {
+        return Err(PipelineError::Embeds { path: path.to_owned(), problem });
     }
+    let tensor = |name: &str| file.names().any(|found| found == name).then(|| file.tensor(name)).transpose();
+    let float = |tensor: Tensor| tensor.to_kind(Kind::Float);
+    Ok(Stored {
+        image: tensor("image_embeds")?.map(float),
+        unconditional: tensor("uncond_image_embeds")?.map(float),
+        face: tensor("face_embeds")?.map(float),
+    })
+}
+
+/// What is wrong with the shapes of stored embeddings, for an adapter that reads `image` (width and kind) and faces of a
+/// width.
+pub(crate) fn embeds_problem(
+    image: Option<(i64, ImageFeatures)>,
+    face: Option<i64>,
+    shape: impl Fn(&str) -> Option<Vec<i64>>,
+) -> Option<String> {
+    let fits = |found: &[i64], rank: usize, width: i64| {
+        found.len() == rank && found.last() == Some(&width) && found.iter().all(|&size| size > 0)
+    };
+    let problem = |name: &str, rank: usize, width: i64| match shape(name) {
+        Some(found) if fits(&found, rank, width) => None,
+        found => {
+            let found = found.map_or("missing".to_owned(), |shape| format!("{shape:?}"));
+            let expected = if rank == 3 { "[n, patches, " } else { "[n, " };
+            Some(format!("`{name}` is {found}, the adapter reads {expected}{width}]"))
+        }
+    };
+    let of_image = image.and_then(|(width, kind)| problem("image_embeds", kind.dimensions() + 1, width));
+    let of_none = || {
+        let (none, image) = (shape("uncond_image_embeds")?, shape("image_embeds")?);
+        let expected = [&[1], &image[1..]].concat();
+        (none != expected).then(|| format!("`uncond_image_embeds` is {none:?}, of these `image_embeds` {expected:?}"))
+    };
+    of_image.or_else(of_none).or_else(|| face.and_then(|width| problem("face_embeds", 2, width)))
 }
 
 /// The identity vectors in all files, `[faces, width]`.
@@ -311,17 +343,22 @@ pub fn read_faces(files: &[PathBuf]) -> Result<Tensor, PipelineError> {
             let allowed = "take all of one face recogniser";
             return Err(RequestError::Field { field: "faces", value, allowed }.into());
         }
+        if (0..shape[0]).any(|row| found.get(row).count_nonzero(0).int64_value(&[]) == 0) {
+            let value = format!("a vector of zeros in {}", file.display());
+            let allowed = "it stands for no face: look for one in the picture again";
+            return Err(RequestError::Field { field: "faces", value, allowed }.into());
+        }
         rows.push(found);
     }
     Ok(Tensor::cat(&rows, 0))
 }
 
 /// A mask at the size of what is drawn: its brightness.
-fn region_mask(mask: &RgbImage, (width, height): (u32, u32)) -> RegionMask {
+fn region_mask(mask: &RgbImage, (width, height): (u32, u32), device: Device) -> RegionMask {
     let mask = match mask.dimensions() == (width, height) {
         true => mask.clone(),
         false => resize(mask, width, height, Filter::Lanczos),
     };
     let values: Vec<f32> = mask.pixels().map(|pixel| f32::from(luma(pixel)) / 255.0).collect();
-    RegionMask::new(&Tensor::from_slice(&values).view([i64::from(height), i64::from(width)]))
+    RegionMask::new(&Tensor::from_slice(&values).view([i64::from(height), i64::from(width)]).to_device(device))
 }

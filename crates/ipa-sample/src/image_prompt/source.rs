@@ -34,7 +34,10 @@ fn is_published(numbering: &Numbering) -> bool {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a file, or a table of file, image_encoder, lora, variant (such as faceid-plusv2), numbering (published, dense)"
+)]
 enum SourceText {
     File(PathBuf),
     Source(SourceTable),
@@ -96,7 +99,7 @@ pub struct Reference {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a file, or a table of file, weight, mask, crop")]
 enum ReferenceText {
     File(PathBuf),
     Reference(ReferenceTable),

@@ -39,13 +39,28 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`PipelineError`] if a file cannot be loaded or does not belong to the others.
-    pub fn with_source(mut self, source: &AdapterSource) -> Result<Self, PipelineError> {
+    pub fn with_source(self, source: &AdapterSource) -> Result<Self, PipelineError> {
+        self.add(source, true)
+    }
+
+    /// As [`Pipeline::with_source`], where only stored embeddings are read with it: its encoder is not looked for.
+    ///
+    /// # Errors
+    /// As [`Pipeline::with_source`].
+    pub fn with_source_for_embeds(self, source: &AdapterSource) -> Result<Self, PipelineError> {
+        self.add(source, false)
+    }
+
+    fn add(mut self, source: &AdapterSource, sees: bool) -> Result<Self, PipelineError> {
         if self.adapters.iter().any(|added| added.source == *source) {
             return Ok(self);
         }
         let file = AdapterFile::open(&source.file, &source.options())?;
         let adapter = IpAdapter::load_file(file, self.unet.config(), self.options)?;
-        let encoder = match adapter.image_features() {
+        if let (Some(_), Some(lora)) = (adapter.lora(), &source.lora) {
+            return Err(PipelineError::DoubleLora { path: source.file.clone(), lora: lora.clone() });
+        }
+        let encoder = match adapter.image_features().filter(|_| sees) {
             Some(kind) => self.encoder_of(source)?.map(|index| (index, self.encoders[index].1.width(kind))),
             None => None,
         };
@@ -139,6 +154,10 @@ impl Pipeline {
         }
         let mut patches = HashMap::new();
         for (strength, added) in strongest.into_values() {
+            let has_lora = added.adapter.lora().is_some() || added.lora.is_some();
+            if strength > 0.0 && !has_lora && added.adapter.config().variant().has_lora() {
+                return Err(PipelineError::MissingLora { path: added.source.file.clone() });
+            }
             for lora in added.adapter.lora().into_iter().chain(&added.lora) {
                 lora.patch(strength, &self.unet_variables, &mut patches);
             }

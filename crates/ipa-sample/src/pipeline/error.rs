@@ -65,20 +65,12 @@ pub enum PipelineError {
         lora: PathBuf,
     },
     /// Stored embeddings are of another adapter.
-    #[error(
-        "{path}: `{tensor}` has {found}, the adapter {adapter} makes {expected}: write them again with `ipa embed`"
-    )]
+    #[error("{path}: {problem}; write them again with `ipa embed`")]
     Embeds {
         /// The file.
         path: PathBuf,
-        /// The tensor.
-        tensor: &'static str,
-        /// What it is like.
-        found: String,
-        /// The adapter.
-        adapter: PathBuf,
-        /// What it should be like.
-        expected: String,
+        /// What does not fit.
+        problem: String,
     },
     /// The model's sampler is none of those that are built.
     #[error("the model's own sampler `{name}` is not built: choose one with `--scheduler`: {}", SamplerKind::NAMES)]
