@@ -55,7 +55,7 @@ fn strip(pipeline: &Pipeline, request: &GenerateRequest) -> Result<RgbImage, Box
     Ok(beside(&[shown, draw(&without)?, draw(request)?]))
 }
 
-/// Groups of pictures in a row, on white.
+/// Groups of pictures in a row on white, each picture in a thin frame.
 fn beside(groups: &[Vec<RgbImage>]) -> RgbImage {
     let num: u32 = groups.iter().map(|group| group.len() as u32).sum();
     let gaps = groups.len() as u32 - 1;
@@ -64,8 +64,10 @@ fn beside(groups: &[Vec<RgbImage>]) -> RgbImage {
     let mut left = 0;
     for group in groups {
         for picture in group {
-            let tile = imageops::resize(picture, SIDE, SIDE, imageops::FilterType::CatmullRom);
-            imageops::replace(&mut strip, &tile, i64::from(left), 0);
+            let frame = RgbImage::from_pixel(SIDE, SIDE, Rgb([160; 3]));
+            let tile = imageops::resize(picture, SIDE - 2, SIDE - 2, imageops::FilterType::CatmullRom);
+            imageops::replace(&mut strip, &frame, i64::from(left), 0);
+            imageops::replace(&mut strip, &tile, i64::from(left) + 1, 1);
             left += SIDE + GAP;
         }
         left += WIDE_GAP;

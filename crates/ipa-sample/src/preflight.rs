@@ -150,7 +150,7 @@ fn check_embeds(path: &Path, source: &AdapterSource, info: &AdapterInfo) -> Resu
         let differs = info.kind != AdapterKind::FullFace && found != expected;
         differs.then(|| format!("`ip_tokens` has {found} tokens, {} makes {expected}", source.file.display()))
     };
-    match embeds_problem(image, face, &shape).or_else(other_variant).or_else(other_tokens) {
+    match embeds_problem(image, face, shape).or_else(other_variant).or_else(other_tokens) {
         Some(problem) => Err(PipelineError::Embeds { path: path.to_owned(), problem }),
         None => Ok(()),
     }
