@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = (parse_device("auto")?, Kind::Float);
     let models = FrozenModels::load(model.as_ref(), Some(image_encoder.as_ref()), options)?;
     let dataset = Dataset::open(data.as_ref())?;
-    let config = TrainConfig { epochs: 20, ..TrainConfig::mini(models.native_side()) };
+    let mut config = TrainConfig::mini(models.native_side());
+    config.schedule.epochs = 20;
 
     let init_adapter = init_adapter.first().map(|file| AdapterSource::from(Path::new(file)));
     let mut trainer = Trainer::new(&models, &dataset, config, init_adapter.as_ref(), |row| eprintln!("encoded {row}"))?;

@@ -17,8 +17,8 @@ use ipa_formats::AdapterVariant;
 use ipa_sample::{AdapterSource, GenerateRequest, Pipeline};
 use ipa_sample::{NoiseSchedule, SchedulerConfig};
 use ipa_train::{
-    AdamW, AdamWConfig, Batch, Dataset, Drops, FeatureKind, FrozenModels, Progress, TrainConfig, TrainError, Trainer,
-    Variant, drops, training_loss, training_pixels,
+    AdamW, AdamWConfig, AdapterSettings, Batch, Dataset, Drops, FeatureKind, FrozenModels, LearningRate, Progress,
+    TrainConfig, TrainError, Trainer, Variant, drops, training_loss, training_pixels,
 };
 use ipa_unet::{Unet, UnetConfig};
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ fn every_draw_drops_what_the_reference_drops() {
     let expected = expected_drops();
     assert_eq!(expected.len(), 16);
     for (draw, expected) in expected {
-        assert_eq!(drops(draw), expected, "{draw:?}");
+        assert_eq!(drops(draw, [0.05; 3]), expected, "{draw:?}");
     }
 }
 
@@ -94,6 +94,7 @@ impl Step {
         let batch = Batch {
             latents: part("latents"),
             noise: part("noise"),
+            perturbation: None,
             timesteps: part("timesteps"),
             text_embeds: part("text_embeds"),
             image_features: part("image_embeds"),
@@ -191,8 +192,14 @@ fn models() -> FrozenModels {
 
 /// Two steps an epoch, of two rows and one; a checkpoint after every epoch.
 fn start<'a>(models: &'a FrozenModels, dataset: &Dataset, epochs: u64) -> Trainer<'a> {
-    let config = TrainConfig { epochs, batch: 2, save_steps: 2, ..TrainConfig::mini(64) };
+    let config = recipe(epochs, 2, 2);
     Trainer::new(models, dataset, config, None, |_| {}).unwrap()
+}
+
+fn recipe(epochs: u64, batch: usize, save_steps: u64) -> TrainConfig {
+    let mut config = TrainConfig::mini(64);
+    (config.schedule.epochs, config.schedule.batch, config.output.save_steps) = (epochs, batch, save_steps);
+    config
 }
 
 fn go_on(_: Progress) -> ControlFlow<()> {
@@ -273,7 +280,7 @@ fn a_run_killed_after_a_checkpoint_and_resumed_ends_in_the_same_bytes() {
 fn a_run_shorter_than_save_steps_makes_its_folder_and_writes_its_result() {
     let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
     let folder = out.path().join("new/run");
-    let config = TrainConfig { epochs: 1, batch: 3, ..TrainConfig::mini(64) };
+    let config = recipe(1, 3, 5);
     Trainer::new(&models, &dataset, config, None, |_| {}).unwrap().run(&folder, go_on).unwrap();
     assert!(folder.join(ADAPTER).is_file());
     assert_eq!(fs::read_to_string(folder.join("losses.jsonl")).unwrap().lines().count(), 1);
@@ -338,8 +345,9 @@ fn of_variant<'a>(
 ) -> Trainer<'a> {
     let (variant, features) = (Some(variant), Some(features));
     // Without decay: only what the loss reaches moves.
-    let decay = TrainConfig { weight_decay: 0.0, ..TrainConfig::mini(64) };
-    let config = TrainConfig { variant, features, epochs: 2, batch: 2, save_steps: 2, ..decay };
+    let mut config = recipe(2, 2, 2);
+    config.optimizer.weight_decay = 0.0;
+    config.adapter = AdapterSettings { variant, features, num_tokens: None };
     Trainer::new(models, dataset, config, None, |_| {}).unwrap()
 }
 
@@ -422,14 +430,132 @@ fn settings_that_contradict_the_adapter_to_begin_with_are_refused() {
     let (models, (_pictures, dataset)) = (models(), dataset());
     let plus = AdapterSource::from(fixture_path("variants/plus.safetensors").as_path());
     let refused = |config: TrainConfig| Trainer::new(&models, &dataset, config, Some(&plus), |_| {}).unwrap_err();
-    for (config, differs) in [
-        (TrainConfig { variant: Some(Variant::Classic), ..TrainConfig::mini(64) }, "variant"),
-        (TrainConfig { num_tokens: Some(4), ..TrainConfig::mini(64) }, "num_tokens"),
-    ] {
-        let error = refused(config);
+    let classic = AdapterSettings { variant: Some(Variant::Classic), ..AdapterSettings::default() };
+    let four = AdapterSettings { num_tokens: Some(4), ..AdapterSettings::default() };
+    for (adapter, differs) in [(classic, "variant"), (four, "num_tokens")] {
+        let error = refused(TrainConfig { adapter, ..TrainConfig::mini(64) });
         assert!(matches!(error, TrainError::OtherKind { field } if field == differs), "{error:?}");
     }
-    let config = TrainConfig { variant: Some(Variant::Plus), num_tokens: Some(6), epochs: 1, ..TrainConfig::mini(64) };
+    let adapter = AdapterSettings { variant: Some(Variant::Plus), num_tokens: Some(6), features: None };
+    let config = TrainConfig { adapter, ..recipe(1, 1, 5) };
     let out = tempfile::tempdir().unwrap();
     Trainer::new(&models, &dataset, config, Some(&plus), |_| {}).unwrap().run(out.path(), go_on).unwrap();
+}
+
+/// The adapter and the losses after a run of these settings.
+fn trained(
+    models: &FrozenModels,
+    dataset: &Dataset,
+    change: impl Fn(&mut TrainConfig),
+) -> (BTreeMap<String, Tensor>, Vec<f64>) {
+    let (out, mut losses) = (tempfile::tempdir().unwrap(), Vec::new());
+    let mut config = recipe(2, 1, 100);
+    change(&mut config);
+    let mut trainer = Trainer::new(models, dataset, config, None, |_| {}).unwrap();
+    let note = |progress: Progress| {
+        losses.push(progress.loss);
+        ControlFlow::Continue(())
+    };
+    trainer.run(out.path(), note).unwrap();
+    (copies(trainer.adapter().variables()), losses)
+}
+
+/// The largest relative difference of two adapters' tensors.
+fn distance(a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>) -> f64 {
+    a.iter().map(|(name, tensor)| relative_error(tensor, &b[name])).fold(0.0, f64::max)
+}
+
+#[test]
+fn accumulation_is_a_larger_batch() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let (at_once, losses) = trained(&models, &dataset, |config| config.schedule.batch = 3);
+    let (one_by_one, parts) = trained(&models, &dataset, |config| config.schedule.accumulation = 3);
+    assert_eq!((losses.len(), parts.len()), (2, 2));
+    assert!(losses.iter().zip(&parts).all(|(a, b)| (a - b).abs() < 1e-5 * a), "{losses:?} {parts:?}");
+    // AdamW's first steps are as large for the smallest gradient: rounding shows where there is hardly one.
+    assert!(distance(&at_once, &one_by_one) < 1e-3);
+    // Two at a time, of three: the last part is smaller and counts less.
+    let uneven = |config: &mut TrainConfig| (config.schedule.batch, config.schedule.accumulation) = (2, 2);
+    let (_, uneven) = trained(&models, &dataset, uneven);
+    assert!(losses.iter().zip(&uneven).all(|(a, b)| (a - b).abs() < 1e-5 * a), "{losses:?} {uneven:?}");
+}
+
+#[test]
+fn settings_that_are_off_change_nothing_and_others_do() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let plain = trained(&models, &dataset, |_| {}).0;
+    let same = |change: fn(&mut TrainConfig)| {
+        let (changed, _) = trained(&models, &dataset, change);
+        changed.iter().all(|(name, tensor)| tensor.equal(&plain[name]))
+    };
+    assert!(same(|_| {}));
+    assert!(same(|config| config.objective.last_timestep = Some(999)));
+    assert!(same(|config| config.optimizer.max_grad_norm = Some(1e9)));
+    assert!(!same(|config| config.optimizer.max_grad_norm = Some(1e-3)));
+    assert!(!same(|config| config.objective.noise_offset = 0.1));
+    assert!(!same(|config| config.objective.input_perturbation = 0.1));
+    assert!(!same(|config| config.objective.last_timestep = Some(99)));
+    assert!(!same(|config| config.objective.min_snr_gamma = Some(5.0)));
+    assert!(!same(|config| config.data.image_drop = 0.9));
+    assert!(!same(|config| config.schedule.learning_rate = LearningRate::Cosine));
+    assert!(!same(|config| config.optimizer.ema_decay = Some(0.9)));
+}
+
+/// For noise, weights above the largest signal-to-noise ratio are 1.
+#[test]
+fn min_snr_with_a_large_gamma_is_the_plain_loss() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let losses = |gamma| trained(&models, &dataset, |config| config.objective.min_snr_gamma = gamma).1;
+    let (plain, weighted) = (losses(None), losses(Some(1e9)));
+    assert!(plain.iter().zip(&weighted).all(|(a, b)| (a - b).abs() < 1e-5 * a), "{plain:?} {weighted:?}");
+    assert!(losses(Some(0.5)).iter().zip(&plain).all(|(weighted, plain)| weighted <= plain));
+}
+
+#[test]
+fn the_first_step_of_a_warm_up_moves_nothing() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let mut config = recipe(1, 3, 5);
+    config.schedule.warmup_steps = 1;
+    let mut trainer = Trainer::new(&models, &dataset, config, None, |_| {}).unwrap();
+    let before = copies(trainer.adapter().variables());
+    trainer.run(out.path(), go_on).unwrap();
+    assert!(trainer.adapter().variables().iter().all(|(name, tensor)| tensor.equal(&before[name])));
+}
+
+#[test]
+fn a_resumed_average_is_the_uninterrupted_one() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let start = || {
+        let mut config = recipe(2, 1, 2);
+        config.optimizer.ema_decay = Some(0.9);
+        (config.optimizer.max_grad_norm, config.schedule.learning_rate) = (Some(0.5), LearningRate::Cosine);
+        (config.schedule.warmup_steps, config.objective.noise_offset) = (1, 0.05);
+        Trainer::new(&models, &dataset, config, None, |_| {}).unwrap()
+    };
+    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    start().run(whole.path(), go_on).unwrap();
+    let stop = |progress: Progress| if progress.step == 3 { ControlFlow::Break(()) } else { go_on(progress) };
+    start().run(killed.path(), stop).unwrap_err();
+    let mut resumed = start();
+    resumed.resume(killed.path()).unwrap();
+    resumed.run(killed.path(), go_on).unwrap();
+    let bytes = |folder: &TempDir, name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes(&whole, ADAPTER) == bytes(&killed, ADAPTER));
+    // What is written at the end is the average, in a checkpoint the last step.
+    let last = Fixture::read(&whole.path().join("checkpoint-6").join(ADAPTER));
+    let average = Fixture::read(&whole.path().join(ADAPTER));
+    assert!(!last.names().all(|name| last[name].equal(&average[name])));
+}
+
+/// From velocity and noisy latents the clean ones follow: `x₀ = √ᾱ z − √(1 − ᾱ) v` (arXiv:2202.00512).
+#[test]
+fn the_velocity_is_that_of_its_paper() {
+    let fixture = Fixture::open("training/step");
+    let (latents, noise, timesteps) = (&fixture["latents"], &fixture["noise"], &fixture["timesteps"]);
+    let schedule = schedule();
+    let velocity = schedule.velocity(latents, noise, timesteps);
+    let noisy = schedule.add_noise(latents, noise, timesteps);
+    let acp = schedule.alphas_cumprod().index_select(0, timesteps).view([-1, 1, 1, 1]);
+    let level: Tensor = 1.0 - &acp;
+    assert_close(&(acp.sqrt() * noisy - level.sqrt() * velocity), latents, TOLERANCE);
 }

@@ -9,7 +9,8 @@ use ipa_adapter::ProjectionConfig;
 use ipa_formats::{AdapterVariant, Numbering};
 use ipa_sample::AdapterSource;
 use ipa_train::{
-    Dataset, FeatureKind, FrozenModels, Progress, TrainConfig, Trainer, Variant, check_unused, latest_checkpoint,
+    Dataset, FeatureKind, FrozenModels, Progress, TrainConfig, TrainError, Trainer, Variant, check_unused,
+    latest_checkpoint,
 };
 use serde_json::json;
 
@@ -48,6 +49,10 @@ pub(crate) struct TrainArgs {
     /// Settings to start from; single flags override them
     #[arg(long, value_enum, default_value = "mini")]
     preset: Preset,
+    /// TOML file with settings, in the sections adapter, data, optimizer, schedule, objective and output; single flags
+    /// override them (docs/training.md)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Go on from this adapter, such as a published one; `pocket` is the pocket model's own
     #[arg(long, value_name = "FILE|pocket")]
     init_adapter: Option<PathBuf>,
@@ -104,9 +109,12 @@ struct SettingsArgs {
     /// Passes over the pictures
     #[arg(long, value_name = "N")]
     epochs: Option<u64>,
-    /// Pictures a step
+    /// Pictures at once
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// How many such make one step, for less memory than a larger batch [default: 1]
+    #[arg(long, value_name = "N")]
+    accumulation: Option<usize>,
     /// Steps between checkpoints
     #[arg(long, value_name = "N")]
     save_steps: Option<u64>,
@@ -130,28 +138,43 @@ impl TrainArgs {
             FeaturesName::Global => FeatureKind::Global,
             FeaturesName::Fine => FeatureKind::Fine,
         });
-        self.settings.over(TrainConfig { variant, features, num_tokens: self.num_tokens, ..preset })
+        let mut config = preset;
+        set(&mut config.adapter.variant, variant.map(Some));
+        set(&mut config.adapter.features, features.map(Some));
+        set(&mut config.adapter.num_tokens, self.num_tokens.map(Some));
+        let settings = &self.settings;
+        set(&mut config.data.resolution, settings.resolution);
+        set(&mut config.schedule.epochs, settings.epochs);
+        set(&mut config.schedule.batch, settings.batch);
+        set(&mut config.schedule.accumulation, settings.accumulation);
+        set(&mut config.output.save_steps, settings.save_steps);
+        set(&mut config.optimizer.learning_rate, settings.learning_rate);
+        set(&mut config.seed, settings.seed);
+        config
+    }
+
+    /// The preset with the file over it and the flags over both.
+    fn config(&self, resolution: u32) -> Result<TrainConfig, TrainError> {
+        let preset = TrainConfig::mini(resolution);
+        let config = self.over(match &self.config {
+            Some(file) => TrainConfig::from_toml(file, &preset)?,
+            None => preset,
+        });
+        config.check()?;
+        Ok(config)
     }
 }
 
-impl SettingsArgs {
-    fn over(&self, preset: TrainConfig) -> TrainConfig {
-        TrainConfig {
-            resolution: self.resolution.unwrap_or(preset.resolution),
-            epochs: self.epochs.unwrap_or(preset.epochs),
-            batch: self.batch.unwrap_or(preset.batch),
-            save_steps: self.save_steps.unwrap_or(preset.save_steps),
-            learning_rate: self.learning_rate.unwrap_or(preset.learning_rate),
-            seed: self.seed.unwrap_or(preset.seed),
-            ..preset
-        }
+fn set<T>(field: &mut T, flag: Option<T>) {
+    if let Some(value) = flag {
+        *field = value;
     }
 }
 
 pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     interrupt::listen()?;
     let Preset::Mini = args.preset;
-    args.over(TrainConfig::mini(512)).check()?;
+    args.config(512)?;
     let options = args.device.training_options()?;
     output::check_folder(&args.output)?;
     match args.resume {
@@ -162,7 +185,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let init = args.init_adapter.as_deref().map(|name| adapter_source(name, args)).transpose()?;
     let source = args.model.source()?;
     let models = FrozenModels::load_files(&source.files, args.model.image_encoder.as_deref(), options)?;
-    let config = args.over(TrainConfig::mini(models.native_side()));
+    let config = args.config(models.native_side())?;
 
     let bar = progress::bar(dataset.len() as u64, "encoding", args.json);
     let mut trainer = Trainer::new(&models, &dataset, config, init.as_ref(), |row| {

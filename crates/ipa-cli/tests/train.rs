@@ -66,10 +66,15 @@ fn without_settings_the_run_is_what_the_help_says_of_the_mini_preset() {
     assert_eq!(checkpoints(output.path()), [5, 10, 15, 20]);
     let notes = notes(&output.path().join("ip_adapter.safetensors"));
     assert_eq!(notes["steps"], 20);
-    let (config, expected) = (&notes["config"], [("epochs", json!(10)), ("batch", json!(1)), ("seed", json!(0))]);
-    for (field, value) in expected.into_iter().chain([("learning_rate", json!(1e-4)), ("weight_decay", json!(1e-2))]) {
-        assert_eq!(config[field], value, "{field}");
+    for (section, field, value) in [
+        ("schedule", "epochs", json!(10)),
+        ("schedule", "batch", json!(1)),
+        ("optimizer", "learning_rate", json!(1e-4)),
+        ("optimizer", "weight_decay", json!(1e-2)),
+    ] {
+        assert_eq!(notes["config"][section][field], value, "{field}");
     }
+    assert_eq!(notes["config"]["seed"], 0);
 }
 
 #[test]
@@ -152,9 +157,9 @@ fn resuming_with_other_settings_is_refused_and_changes_nothing() {
     let other_model = other_model.path().to_str().unwrap();
     for (flag, value, field) in [
         ("--seed", "1", "`config.seed`"),
-        ("--learning-rate", "0.001", "`config.learning_rate`"),
-        ("--resolution", "72", "`config.resolution`"),
-        ("--batch", "2", "`config.batch`"),
+        ("--learning-rate", "0.001", "`config.optimizer.learning_rate`"),
+        ("--resolution", "72", "`config.data.resolution`"),
+        ("--batch", "2", "`config.schedule.batch`"),
         ("--model", other_model, "`models.unet`"),
     ] {
         let command = six_steps(data.path(), &run).with(flag, value).and("--resume");
@@ -255,4 +260,25 @@ fn an_adapter_of_a_kind_that_cannot_be_trained_is_refused() {
     let command =
         six_steps(data.path(), output.path()).with("--init-adapter", fixture("faces").join("face_id.safetensors"));
     command.run().refused(1, &["reads faces, which is not trained here"]);
+}
+
+#[test]
+fn a_file_of_settings_goes_below_the_flags_and_over_the_preset() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    let file = output.path().join("run.toml");
+    let run = output.path().join("run");
+    let text = "seed = 7\n[schedule]\nepochs = 3\nlearning_rate = \"cosine\"\n[optimizer]\nema_decay = 0.9\n";
+    fs::write(&file, text).unwrap();
+    Ipa::train(data.path(), &run).with("--config", &file).with("--epochs", "2").run().done();
+    let notes = notes(&run.join("ip_adapter.safetensors"));
+    let config = &notes["config"];
+    assert_eq!((&config["seed"], &config["schedule"]["epochs"]), (&json!(7), &json!(2)));
+    assert_eq!((&config["schedule"]["learning_rate"], &config["schedule"]["batch"]), (&json!("cosine"), &json!(1)));
+    assert_eq!(notes["steps"], 4);
+
+    fs::write(&file, "[schedule]\nepoch = 3\n").unwrap();
+    let elsewhere = output.path().join("elsewhere");
+    let command = Ipa::train(data.path(), &elsewhere).with("--config", &file);
+    command.run().refused(1, &["run.toml", "`epoch`", "`epochs`"]);
+    assert_empty(&elsewhere);
 }

@@ -65,6 +65,19 @@ impl NoiseSchedule {
         self.values[timestep.clamp(0.0, (self.values.len() - 1) as f64) as usize]
     }
 
+    /// `√ᾱ_t ε − √(1 − ᾱ_t) x₀`, the velocity (arXiv:2202.00512 §4), for every sample's own timestep.
+    ///
+    /// # Shapes
+    /// As [`NoiseSchedule::add_noise`].
+    pub fn velocity(&self, latents: &Tensor, noise: &Tensor, timesteps: &Tensor) -> Tensor {
+        let acp = self.alphas_cumprod.to_kind(latents.kind()).to_device(latents.device());
+        let mut shape = vec![1; latents.dim()];
+        shape[0] = -1;
+        let acp = acp.index_select(0, &timesteps.to_device(latents.device())).view(shape.as_slice());
+        let noise_level: Tensor = 1.0 - &acp;
+        acp.sqrt() * noise - noise_level.sqrt() * latents
+    }
+
     /// `√ᾱ_t x₀ + √(1 − ᾱ_t) ε` for every sample's own timestep; the kind of `latents` throughout, as the reference.
     ///
     /// # Shapes

@@ -10,10 +10,12 @@ use ipa_core::{Checkpoint, save_tensors};
 use ipa_formats::{FormatError, write_atomically};
 use serde_json::Value;
 
-use crate::{AdamW, TrainError};
+use crate::{AdamW, Ema, TrainError};
 
 const ADAPTER: &str = "ip_adapter.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// Before the names of averaged parameters, beside the optimizer's own.
+const EMA: &str = "ema.";
 /// The run's identity, for the check on resuming.
 pub(crate) const CONFIG: &str = "training.json";
 
@@ -21,6 +23,7 @@ pub(crate) const CONFIG: &str = "training.json";
 pub(crate) struct Parts<'a> {
     pub(crate) adapter: &'a IpAdapter,
     pub(crate) optimizer: &'a AdamW,
+    pub(crate) ema: Option<&'a Ema>,
     pub(crate) identity: &'a Value,
     /// What the adapter says of itself.
     pub(crate) metadata: Value,
@@ -48,13 +51,15 @@ fn failed(path: &Path, source: std::io::Error) -> FormatError {
 }
 
 fn write(partial: &Path, whole: &Path, parts: &Parts) -> Result<(), TrainError> {
-    let Parts { adapter, optimizer, identity, metadata } = parts;
+    let Parts { adapter, optimizer, ema, identity, metadata } = parts;
+    let average = ema.map(|ema| ema.tensors(optimizer)).unwrap_or_default();
+    let average = average.into_iter().map(|(name, tensor)| (format!("{EMA}{name}"), tensor));
     if partial.exists() {
         fs::remove_dir_all(partial).map_err(|source| failed(partial, source))?;
     }
     fs::create_dir_all(partial).map_err(|source| failed(partial, source))?;
     adapter.save(&partial.join(ADAPTER), Kind::Float, Some(metadata))?;
-    save_tensors(&partial.join(OPTIMIZER), optimizer.state(), None)?;
+    save_tensors(&partial.join(OPTIMIZER), optimizer.state().into_iter().chain(average), None)?;
     let text = format!("{identity:#}\n");
     write_atomically(&partial.join(CONFIG), |file: &mut dyn Write| file.write_all(text.as_bytes()))?;
     Ok(fs::rename(partial, whole).map_err(|source| failed(whole, source))?)
@@ -96,7 +101,12 @@ pub(crate) fn identity(checkpoint: &Path) -> Result<Value, TrainError> {
 }
 
 /// Restores adapter and optimizer.
-pub(crate) fn load(checkpoint: &Path, adapter: &IpAdapter, optimizer: &mut AdamW) -> Result<(), TrainError> {
+pub(crate) fn load(
+    checkpoint: &Path,
+    adapter: &IpAdapter,
+    optimizer: &mut AdamW,
+    ema: Option<&mut Ema>,
+) -> Result<(), TrainError> {
     let weights = Checkpoint::open(&checkpoint.join(ADAPTER))?;
     let _no_grad = tch::no_grad_guard();
     for (name, mut variable) in adapter.variables() {
@@ -107,5 +117,7 @@ pub(crate) fn load(checkpoint: &Path, adapter: &IpAdapter, optimizer: &mut AdamW
         }
         variable.copy_(&found); // in place: the optimizer's buffer is behind it
     }
-    Ok(optimizer.load_state(&Checkpoint::open(&checkpoint.join(OPTIMIZER))?)?)
+    let state = Checkpoint::open(&checkpoint.join(OPTIMIZER))?;
+    optimizer.load_state(&state)?;
+    ema.map_or(Ok(()), |ema| Ok(ema.load(optimizer, &state, EMA)?))
 }

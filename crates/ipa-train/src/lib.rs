@@ -21,6 +21,7 @@
 
 mod adamw;
 mod checkpoint;
+mod config;
 mod data;
 mod gradients;
 mod identity;
@@ -34,8 +35,12 @@ mod variant;
 
 pub use adamw::{AdamW, AdamWConfig, Ema};
 pub use checkpoint::{check_unused, latest_checkpoint};
+pub use config::{
+    AdapterSettings, DataSettings, LearningRate, ObjectiveSettings, OptimizerSettings, OutputSettings,
+    ScheduleSettings, TrainConfig,
+};
 pub use data::{DataError, Dataset, Row, training_pixels};
 pub use models::{EncodeError, EncodedRow, FrozenModels, ModelsError};
 pub use objective::{Batch, Drops, drops, training_loss};
-pub use trainer::{Progress, TrainConfig, TrainError, Trainer};
+pub use trainer::{Progress, TrainError, Trainer};
 pub use variant::{FeatureKind, Variant};

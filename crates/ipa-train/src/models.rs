@@ -24,9 +24,6 @@ pub enum ModelsError {
     /// A file of them is at fault, as it would be for drawing.
     #[error(transparent)]
     Load(#[from] PipelineError),
-    /// The model was trained for another target.
-    #[error("the model predicts {0:?}; only epsilon models can be trained on yet")]
-    Prediction(PredictionType),
     /// The model reads more than latents.
     #[error("the model is one for inpainting; train on a text-to-image model, whose adapters work in both")]
     Inpainting,
@@ -43,6 +40,7 @@ pub struct FrozenModels {
     pub unet: Component<UnetConfig, Unet>,
     /// Its noise schedule.
     pub schedule: NoiseSchedule,
+    prediction: PredictionType,
     digests: Value,
     options: (Device, Kind),
 }
@@ -92,11 +90,8 @@ impl FrozenModels {
     ) -> Result<Self, ModelsError> {
         let scheduler =
             SchedulerFile::of_model(model).and_then(|file| file.own_config()).map_err(PipelineError::from)?;
-        match (check_parts(model)?, scheduler.prediction_type) {
-            (ModelTask::TextToImage, PredictionType::Epsilon) => {
-                Ok(Self::load_parts(model, &scheduler, image_encoder, options)?)
-            }
-            (ModelTask::TextToImage, other) => Err(ModelsError::Prediction(other)),
+        match check_parts(model)? {
+            ModelTask::TextToImage => Ok(Self::load_parts(model, &scheduler, image_encoder, options)?),
             _ => Err(ModelsError::Inpainting),
         }
     }
@@ -115,6 +110,7 @@ impl FrozenModels {
             vae: Vae::load(&model.component(formats::Component::Vae)?, options)?,
             unet: Unet::load_with_variables(&model.component(formats::Component::Unet)?, options)?,
             schedule: NoiseSchedule::new(scheduler),
+            prediction: scheduler.prediction_type,
             encoder,
             digests: identity::of_models(model, image_encoder)?,
             options,
@@ -129,6 +125,11 @@ impl FrozenModels {
     /// Side of a picture the model was trained at, in pixels.
     pub fn native_side(&self) -> u32 {
         native_side(&self.unet.config, self.vae.config())
+    }
+
+    /// What the UNet predicts.
+    pub fn prediction(&self) -> PredictionType {
+        self.prediction
     }
 
     /// What latents are multiplied by.

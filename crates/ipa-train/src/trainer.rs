@@ -10,104 +10,17 @@ use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Kind, Tensor};
 use ipa_formats::FormatError;
 use ipa_sample::AdapterSource;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::checkpoint::{self, check_unused, latest_checkpoint};
+use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::identity;
 use crate::losses::{self, StepLoss};
 use crate::models::{EncodeError, EncodedRow, FrozenModels};
-use crate::objective::{Batch, drops, training_loss};
-use crate::{AdamW, AdamWConfig, FeatureKind, Variant, metadata};
-
-/// Keeps the number of steps far from overflow.
-const MAX_EPOCHS: u64 = 1_000_000;
-
-/// Most tokens a picture may become.
-const MAX_TOKENS: i64 = 1024;
-
-/// The recipe of a run; [`TrainConfig::mini`] is for a handful of pictures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Kind of adapter; without one that of the adapter it begins with, or classic, or plus for fine features.
-    pub variant: Option<Variant>,
-    /// What it reads of pictures; without them [`Variant::usual_features`].
-    pub features: Option<FeatureKind>,
-    /// Tokens a picture becomes; without a number 4 from global, 16 from fine features.
-    pub num_tokens: Option<i64>,
-    /// Side of the training pictures in pixels, a multiple of 8.
-    pub resolution: u32,
-    /// Passes over the data, at most a million.
-    pub epochs: u64,
-    /// Rows a step; the last step of an epoch may have fewer.
-    pub batch: usize,
-    /// Steps between checkpoints.
-    pub save_steps: u64,
-    /// AdamW's step size, constant.
-    pub learning_rate: f64,
-    /// AdamW's decay of every parameter.
-    pub weight_decay: f64,
-    /// Decides order, noise, timesteps and drops.
-    pub seed: u64,
-}
-
-impl TrainConfig {
-    /// Five pictures or so: 10 epochs one by one, saved every 5 steps.
-    pub fn mini(resolution: u32) -> Self {
-        Self {
-            variant: None,
-            features: None,
-            num_tokens: None,
-            resolution,
-            epochs: 10,
-            batch: 1,
-            save_steps: 5,
-            learning_rate: 1e-4,
-            weight_decay: 1e-2,
-            seed: 0,
-        }
-    }
-
-    /// Checks every range.
-    ///
-    /// # Errors
-    /// [`TrainError::Field`].
-    pub fn check(&self) -> Result<(), TrainError> {
-        let refuse =
-            |field, value: &dyn ToString, allowed| Err(TrainError::Field { field, value: value.to_string(), allowed });
-        if !self.resolution.is_multiple_of(8) || !(8..=4096).contains(&self.resolution) {
-            return refuse("resolution", &self.resolution, "choose a multiple of 8 between 8 and 4096");
-        }
-        let pair = self.variant.zip(self.features);
-        if pair.is_some_and(|(variant, features)| !variant.reads(features)) {
-            return refuse(
-                "features",
-                &"not what the variant reads",
-                "classic reads global ones and plus fine ones; simple and prefusion either",
-            );
-        }
-        if let Some(num_tokens) = self.num_tokens.filter(|num_tokens| !(1..=MAX_TOKENS).contains(num_tokens)) {
-            return refuse("num_tokens", &num_tokens, "choose 1 to 1024; 4 and 16 are usual");
-        }
-        for (field, value) in [("epochs", self.epochs), ("batch", self.batch as u64), ("save_steps", self.save_steps)] {
-            if value == 0 {
-                return refuse(field, &value, "choose at least 1");
-            }
-        }
-        if self.epochs > MAX_EPOCHS {
-            return refuse("epochs", &self.epochs, "choose at most 1000000");
-        }
-        if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
-            return refuse("learning_rate", &self.learning_rate, "choose a number above 0 and at most 1, such as 1e-4");
-        }
-        if !(0.0..=1.0).contains(&self.weight_decay) {
-            return refuse("weight_decay", &self.weight_decay, "choose 0 to 1, such as 0.01");
-        }
-        Ok(())
-    }
-}
+use crate::objective::{Batch, Objective, drops};
+use crate::{AdamW, AdamWConfig, Ema, FeatureKind, Variant, metadata};
 
 /// Why a run stopped.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +34,14 @@ pub enum TrainError {
         value: String,
         /// What would be right.
         allowed: &'static str,
+    },
+    /// The file with settings is none.
+    #[error("{path} is not a training configuration: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Field, line, and what may stand there.
+        reason: String,
     },
     /// The adapter does not fit or cannot be written.
     #[error(transparent)]
@@ -209,6 +130,8 @@ pub struct Trainer<'a> {
     identity: Value,
     adapter: IpAdapter,
     optimizer: AdamW,
+    ema: Option<Ema>,
+    objective: Objective,
     losses: Vec<StepLoss>,
 }
 
@@ -246,18 +169,20 @@ impl<'a> Trainer<'a> {
         let features = adapter.image_features().ok_or(TrainError::Kind)?;
         adapter.check_width(models.encoder().width(features))?;
         let encode = |row| {
-            let encoded_row = models.encode(dataset, row, config.resolution, features);
+            let encoded_row = models.encode(dataset, row, config.data.resolution, features);
             encoded(row + 1);
             encoded_row
         };
         let rows = (0..dataset.len()).map(encode).collect::<Result<Vec<_>, _>>()?;
         let empty_text = models.text_embeds("").map_err(EncodeError::from)?.to_device(tch::Device::Cpu);
-        let decay = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
+        let decay = AdamWConfig { weight_decay: config.optimizer.weight_decay, ..AdamWConfig::default() };
         let identity = identity::of_run(models, dataset, &config, init_adapter)?;
         let optimizer = AdamW::new(adapter.variables(), decay);
+        let ema = config.optimizer.ema_decay.map(|decay| Ema::new(&optimizer, decay));
+        let objective = Objective::new(&config.objective, models)?;
         let (empty_text, losses) = (empty_text.to_kind(Kind::Float), Vec::new());
         let no_image = models.encoder().unconditional(features).to_device(tch::Device::Cpu).to_kind(Kind::Float);
-        Ok(Self { models, rows, empty_text, no_image, config, identity, adapter, optimizer, losses })
+        Ok(Self { models, rows, empty_text, no_image, config, identity, adapter, optimizer, ema, objective, losses })
     }
 
     /// Goes on from the latest checkpoint in `folder`.
@@ -269,7 +194,7 @@ impl<'a> Trainer<'a> {
         if let Some(field) = identity::difference(&checkpoint::identity(&latest)?, &self.identity) {
             return Err(TrainError::OtherRun { path: latest.join(checkpoint::CONFIG), field });
         }
-        checkpoint::load(&latest, &self.adapter, &mut self.optimizer)?;
+        checkpoint::load(&latest, &self.adapter, &mut self.optimizer, self.ema.as_mut())?;
         self.losses = losses::read(folder, self.steps_done())?;
         Ok(())
     }
@@ -291,12 +216,12 @@ impl<'a> Trainer<'a> {
 
     /// Steps of the whole run.
     pub fn num_steps(&self) -> u64 {
-        self.config.epochs * self.steps_per_epoch()
+        self.config.schedule.epochs * self.steps_per_epoch()
     }
 
     /// Steps of an epoch.
     fn steps_per_epoch(&self) -> u64 {
-        self.rows.len().div_ceil(self.config.batch) as u64
+        self.rows.len().div_ceil(self.config.schedule.rows()) as u64
     }
 
     /// Trains to the end, writing `checkpoint-<step>/` into `folder` and at the end `ip_adapter.safetensors`.
@@ -323,7 +248,7 @@ impl<'a> Trainer<'a> {
             let step = self.steps_done();
             self.losses.push(StepLoss { step, loss });
             let stop = progress(Progress { step, steps, loss }).is_break();
-            if stop || step.is_multiple_of(self.config.save_steps) {
+            if stop || step.is_multiple_of(self.config.output.save_steps) {
                 self.save(folder)?;
             }
             if stop {
@@ -331,27 +256,52 @@ impl<'a> Trainer<'a> {
             }
         }
         losses::write(folder, &self.losses)?;
+        self.finish();
         Ok(self.adapter.save(&folder.join("ip_adapter.safetensors"), Kind::Float, Some(&self.metadata()))?)
     }
 
     /// Losses first: after a crash in between, resuming leaves out those that are ahead of the checkpoint.
     fn save(&self, folder: &Path) -> Result<(), TrainError> {
         losses::write(folder, &self.losses)?;
-        let (adapter, optimizer, identity) = (&self.adapter, &self.optimizer, &self.identity);
-        checkpoint::save(folder, &checkpoint::Parts { adapter, optimizer, identity, metadata: self.metadata() })
+        let (adapter, optimizer, ema) = (&self.adapter, &self.optimizer, self.ema.as_ref());
+        let (identity, metadata) = (&self.identity, self.metadata());
+        checkpoint::save(folder, &checkpoint::Parts { adapter, optimizer, ema, identity, metadata })
+    }
+
+    /// The adapter ends as the average of its steps, if there is one.
+    fn finish(&mut self) {
+        let _no_grad = tch::no_grad_guard();
+        let average = self.ema.as_ref().map(|ema| ema.tensors(&self.optimizer)).unwrap_or_default();
+        let variables = self.adapter.variables();
+        for (name, value) in average {
+            variables[&name].shallow_clone().copy_(&value);
+        }
     }
 
     /// One step; gives its loss.
     fn step(&mut self) -> Result<f64, TrainError> {
         let step = self.optimizer.steps();
         let batch = self.batch(step);
-        let loss = training_loss(&self.models.unet.model, &self.adapter, &self.models.schedule, &batch)?;
-        let value = loss.double_value(&[]);
-        if !value.is_finite() {
-            return Err(TrainError::NotANumber { step: step + 1 });
+        let mut value = 0.0;
+        for (part, share) in batch.parts(self.config.schedule.batch as i64) {
+            let loss = self.objective.loss(&self.models.unet.model, &self.adapter, &self.models.schedule, &part)?;
+            let loss = if share == 1.0 { loss } else { loss * share };
+            let part = loss.double_value(&[]);
+            if !part.is_finite() {
+                return Err(TrainError::NotANumber { step: step + 1 });
+            }
+            loss.backward();
+            value += part;
         }
-        loss.backward();
-        self.optimizer.step(self.config.learning_rate);
+        let settings = &self.config.optimizer;
+        let learning_rate = settings.learning_rate * self.config.schedule.factor(step, self.num_steps());
+        match settings.max_grad_norm {
+            Some(max_norm) => drop(self.optimizer.step_clipped(learning_rate, max_norm)),
+            None => self.optimizer.step(learning_rate),
+        }
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.optimizer);
+        }
         Ok(value)
     }
 
@@ -359,8 +309,13 @@ impl<'a> Trainer<'a> {
     fn batch(&self, step: u64) -> Batch {
         let (epoch, within) = (step / self.steps_per_epoch(), (step % self.steps_per_epoch()) as usize);
         let order = Draws::counted(self.config.seed, "order", epoch).permutation(self.rows.len());
-        let rows: Vec<&EncodedRow> =
-            order.chunks(self.config.batch).nth(within).into_iter().flatten().map(|&row| &self.rows[row]).collect();
+        let rows: Vec<&EncodedRow> = order
+            .chunks(self.config.schedule.rows())
+            .nth(within)
+            .into_iter()
+            .flatten()
+            .map(|&row| &self.rows[row])
+            .collect();
         let draws = |purpose| Draws::counted(self.config.seed, purpose, step);
         let stack =
             |part: fn(&EncodedRow) -> &Tensor| Tensor::cat(&rows.iter().map(|row| part(row)).collect::<Vec<_>>(), 0);
@@ -369,11 +324,19 @@ impl<'a> Trainer<'a> {
         let shape = posterior.mean.size();
         let latents = posterior.sample(&draws("posterior").normal(&shape)) * self.models.scaling_factor();
         let noise = draws("noise").normal(&shape);
-        let timesteps = draws("timesteps").integers(self.models.schedule.len(), &[shape[0]]);
+        let noise = match self.config.objective.noise_offset {
+            0.0 => noise,
+            offset => noise + draws("noise_offset").normal(&[shape[0], shape[1], 1, 1]) * offset,
+        };
+        let perturbation = Some(self.config.objective.input_perturbation).filter(|deviation| *deviation > 0.0);
+        let perturbation = perturbation.map(|deviation| draws("input_perturbation").normal(&shape) * deviation);
+        let (first, num) = self.objective.timesteps();
+        let timesteps = draws("timesteps").integers(num, &[shape[0]]) + first;
         let chances = Vec::<f32>::try_from(draws("drops").uniform(&[shape[0]])).expect("a number a row");
         let (device, kind) = self.models.options();
         let conditions = |(row, chance): (&&EncodedRow, f32)| {
-            let drops = drops(f64::from(chance));
+            let data = &self.config.data;
+            let drops = drops(f64::from(chance), [data.image_drop, data.text_drop, data.both_drop]);
             let text = if drops.text { &self.empty_text } else { row.text_embeds() };
             let image = if drops.image { &self.no_image } else { row.image_features() };
             (text.shallow_clone(), image.shallow_clone())
@@ -382,6 +345,7 @@ impl<'a> Trainer<'a> {
         Batch {
             latents,
             noise,
+            perturbation,
             timesteps,
             text_embeds: Tensor::cat(&texts, 0).to_device(device).to_kind(kind),
             image_features: Tensor::cat(&images, 0).to_device(device),
@@ -391,13 +355,13 @@ impl<'a> Trainer<'a> {
 
 /// A new adapter of the kind that the settings ask for.
 fn begin(models: &FrozenModels, config: &TrainConfig) -> IpAdapter {
-    let variant = config.variant.unwrap_or(match config.features {
+    let variant = config.adapter.variant.unwrap_or(match config.adapter.features {
         Some(FeatureKind::Fine) => Variant::Plus,
         Some(FeatureKind::Global) | None => Variant::Classic,
     });
-    let features = config.features.unwrap_or(variant.usual_features());
+    let features = config.adapter.features.unwrap_or(variant.usual_features());
     let (device, _) = models.options();
-    let sizes = variant.config(features, config.num_tokens, models.encoder(), &models.unet.config);
+    let sizes = variant.config(features, config.adapter.num_tokens, models.encoder(), &models.unet.config);
     let adapter = IpAdapter::new(&sizes, (device, Kind::Float));
     adapter.initialize(&models.unet.vs.variables(), config.seed);
     adapter
@@ -413,9 +377,9 @@ fn check_kind(adapter: &IpAdapter, config: &TrainConfig) -> Result<(), TrainErro
         _ => (FeatureKind::Fine, None),
     };
     let differs = [
-        ("variant", config.variant.is_some() && config.variant != variant),
-        ("features", config.features.is_some_and(|asked| asked != features)),
-        ("num_tokens", config.num_tokens.is_some() && config.num_tokens != num_tokens),
+        ("variant", config.adapter.variant.is_some() && config.adapter.variant != variant),
+        ("features", config.adapter.features.is_some_and(|asked| asked != features)),
+        ("num_tokens", config.adapter.num_tokens.is_some() && config.adapter.num_tokens != num_tokens),
     ];
     match differs.into_iter().find(|(_, differs)| *differs) {
         Some((field, _)) => Err(TrainError::OtherKind { field }),

@@ -88,7 +88,10 @@ impl DemoArgs {
     /// steps take from what it knows as much as they add.
     fn settings(&self, resolution: u32) -> TrainConfig {
         let epochs = if self.short { 1 } else { 20 };
-        TrainConfig { epochs, learning_rate: 3e-5, seed: self.seed, ..TrainConfig::mini(resolution) }
+        let mut settings = TrainConfig { seed: self.seed, ..TrainConfig::mini(resolution) };
+        settings.schedule.epochs = epochs;
+        settings.optimizer.learning_rate = 3e-5;
+        settings
     }
 }
 

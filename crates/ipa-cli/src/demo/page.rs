@@ -107,11 +107,11 @@ fn training(page: &mut Report, report: &DemoReport) {
     let seconds = |seconds: f64| format!("{seconds:.1} s");
     let mut facts = vec![
         ("Steps", report.losses.len().to_string()),
-        ("Epochs", settings.epochs.to_string()),
-        ("Pictures a step", settings.batch.to_string()),
-        ("Resolution", format!("{0} × {0}", settings.resolution)),
-        ("Learning rate", settings.learning_rate.to_string()),
-        ("Weight decay", settings.weight_decay.to_string()),
+        ("Epochs", settings.schedule.epochs.to_string()),
+        ("Pictures a step", settings.schedule.batch.to_string()),
+        ("Resolution", format!("{0} × {0}", settings.data.resolution)),
+        ("Learning rate", settings.optimizer.learning_rate.to_string()),
+        ("Weight decay", settings.optimizer.weight_decay.to_string()),
         ("Seed", settings.seed.to_string()),
         ("Training", seconds(training)),
         ("Evaluation", seconds(evaluation)),

@@ -173,7 +173,7 @@ impl<'a> Source<'a> {
         let kept = draws("adapter.images").uniform(&[num, 1]).ge(IMAGE_DROP_RATE);
         let image_features = self.image_embeds.index_select(0, &scenes) * kept.to_kind(Kind::Float);
         let ids = self.captions.ids(recipe.seed, "adapter.texts", &scenes, step);
-        (Batch { latents, noise, timesteps, text_embeds: Tensor::new(), image_features }, ids)
+        (Batch { latents, noise, perturbation: None, timesteps, text_embeds: Tensor::new(), image_features }, ids)
     }
 }
 
@@ -184,6 +184,7 @@ fn halves_of(batch: &Batch) -> [Batch; 2] {
         Batch {
             latents: cut(&batch.latents),
             noise: cut(&batch.noise),
+            perturbation: None,
             timesteps: cut(&batch.timesteps),
             text_embeds: cut(&batch.text_embeds),
             image_features: cut(&batch.image_features),

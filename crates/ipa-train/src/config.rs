@@ -1,0 +1,394 @@
+//! The recipe of a run, in sections as its TOML file has them.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{FeatureKind, TrainError, Variant};
+
+/// Keeps the number of steps far from overflow.
+const MAX_EPOCHS: u64 = 1_000_000;
+/// Most tokens a picture may become.
+const MAX_TOKENS: i64 = 1024;
+
+/// The recipe of a run; [`TrainConfig::mini`] is for a handful of pictures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Decides order, noise, timesteps and drops.
+    pub seed: u64,
+    /// What is trained.
+    pub adapter: AdapterSettings,
+    /// What it learns from.
+    pub data: DataSettings,
+    /// How it moves.
+    pub optimizer: OptimizerSettings,
+    /// How long, and how fast when.
+    pub schedule: ScheduleSettings,
+    /// What is minimised.
+    pub objective: ObjectiveSettings,
+    /// What is kept.
+    pub output: OutputSettings,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterSettings {
+    /// Kind of adapter; without one that of the adapter it begins with, or classic, or plus for fine features.
+    pub variant: Option<Variant>,
+    /// What it reads of pictures; without them [`Variant::usual_features`].
+    pub features: Option<FeatureKind>,
+    /// Tokens a picture becomes; without a number 4 from global, 16 from fine features.
+    pub num_tokens: Option<i64>,
+}
+
+/// What it learns from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSettings {
+    /// Side of the training pictures in pixels, a multiple of 8.
+    pub resolution: u32,
+    /// Share of rows whose picture is left out, so that guidance has something to lead away from.
+    pub image_drop: f64,
+    /// Share of rows whose caption is left out.
+    pub text_drop: f64,
+    /// Share of rows that lose both.
+    pub both_drop: f64,
+}
+
+/// How the adapter moves: AdamW.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerSettings {
+    /// Step size at its largest.
+    pub learning_rate: f64,
+    /// Decay of every parameter.
+    pub weight_decay: f64,
+    /// Length that gradients are shortened to; none leaves them.
+    pub max_grad_norm: Option<f64>,
+    /// Decay of the average of all steps, which then is what is written; none writes the last step.
+    pub ema_decay: Option<f64>,
+}
+
+/// How long, and how fast when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleSettings {
+    /// Passes over the data, at most a million.
+    pub epochs: u64,
+    /// Rows that go through the model at once.
+    pub batch: usize,
+    /// How many such go into one step; the last step of an epoch may have fewer rows.
+    pub accumulation: usize,
+    /// Course of the learning rate.
+    pub learning_rate: LearningRate,
+    /// Steps in which the learning rate rises from 0.
+    pub warmup_steps: u64,
+}
+
+/// Course of the learning rate after its rise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LearningRate {
+    /// The same to the end: the reference's.
+    #[default]
+    Constant,
+    /// Straight down to 0.
+    Linear,
+    /// Down to 0 along half a cosine.
+    Cosine,
+}
+
+/// What is minimised.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectiveSettings {
+    /// γ of min-SNR weighting (arXiv:2303.09556 §3.4), 5 there; none weighs all timesteps alike.
+    pub min_snr_gamma: Option<f64>,
+    /// Deviation of a shift of the whole noise, by picture and channel.
+    pub noise_offset: f64,
+    /// Deviation of what is added to the noise that the model sees and not to the target (arXiv:2301.11706).
+    pub input_perturbation: f64,
+    /// First timestep that is drawn.
+    pub first_timestep: i64,
+    /// Last one; none is the schedule's last.
+    pub last_timestep: Option<i64>,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutputSettings {
+    /// Steps between checkpoints.
+    pub save_steps: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self::mini(512)
+    }
+}
+
+impl Default for DataSettings {
+    fn default() -> Self {
+        Self { resolution: 512, image_drop: 0.05, text_drop: 0.05, both_drop: 0.05 }
+    }
+}
+
+impl Default for OptimizerSettings {
+    fn default() -> Self {
+        Self { learning_rate: 1e-4, weight_decay: 1e-2, max_grad_norm: None, ema_decay: None }
+    }
+}
+
+impl Default for ScheduleSettings {
+    fn default() -> Self {
+        Self { epochs: 10, batch: 1, accumulation: 1, learning_rate: LearningRate::Constant, warmup_steps: 0 }
+    }
+}
+
+impl Default for OutputSettings {
+    fn default() -> Self {
+        Self { save_steps: 5 }
+    }
+}
+
+impl ScheduleSettings {
+    /// Factor on the learning rate of a step, counted from 0, of so many.
+    ///
+    /// Parity: diffusers' `get_scheduler`, whose first step of a warm-up has 0.
+    pub fn factor(&self, step: u64, steps: u64) -> f64 {
+        let warmup = self.warmup_steps;
+        if step < warmup {
+            return step as f64 / warmup as f64;
+        }
+        let length = steps.saturating_sub(warmup).max(1) as f64;
+        let progress = (step - warmup) as f64 / length;
+        match self.learning_rate {
+            LearningRate::Constant => 1.0,
+            LearningRate::Linear => (1.0 - progress).max(0.0),
+            LearningRate::Cosine => (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0),
+        }
+    }
+
+    /// Rows of a step.
+    pub(crate) fn rows(&self) -> usize {
+        self.batch * self.accumulation
+    }
+}
+
+impl TrainConfig {
+    /// Five pictures or so: 10 epochs one by one, saved every 5 steps.
+    pub fn mini(resolution: u32) -> Self {
+        Self {
+            seed: 0,
+            adapter: AdapterSettings::default(),
+            data: DataSettings { resolution, ..DataSettings::default() },
+            optimizer: OptimizerSettings::default(),
+            schedule: ScheduleSettings::default(),
+            objective: ObjectiveSettings::default(),
+            output: OutputSettings::default(),
+        }
+    }
+
+    /// A TOML file with some of the fields, the others as `base` has them.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] naming the file, the field and what may stand there.
+    pub fn from_toml(path: &Path, base: &Self) -> Result<Self, TrainError> {
+        let fault = |reason: String| TrainError::Config { path: path.to_owned(), reason };
+        let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        // Read by itself first: errors then tell line and column.
+        toml::from_str::<Self>(&text).map_err(|error| fault(error.to_string()))?;
+        let mut fields = toml::Table::try_from(base).map_err(|error| fault(error.to_string()))?;
+        let own: toml::Table = toml::from_str(&text).map_err(|error| fault(error.to_string()))?;
+        for (name, value) in own {
+            match (fields.get_mut(&name), value) {
+                (Some(toml::Value::Table(section)), toml::Value::Table(own)) => section.extend(own),
+                (_, value) => drop(fields.insert(name, value)),
+            }
+        }
+        fields.try_into().map_err(|error: toml::de::Error| fault(error.to_string()))
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`TrainError::Field`].
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.check_adapter()?;
+        self.check_data()?;
+        self.check_schedule()?;
+        self.check_optimizer()?;
+        self.check_objective()
+    }
+
+    fn check_adapter(&self) -> Result<(), TrainError> {
+        let AdapterSettings { variant, features, num_tokens } = self.adapter;
+        if variant.zip(features).is_some_and(|(variant, features)| !variant.reads(features)) {
+            let allowed = "classic reads global ones and plus fine ones; simple and prefusion either";
+            return refuse("features", &"not what the variant reads", allowed);
+        }
+        match num_tokens.filter(|num_tokens| !(1..=MAX_TOKENS).contains(num_tokens)) {
+            Some(num_tokens) => refuse("num_tokens", &num_tokens, "choose 1 to 1024; 4 and 16 are usual"),
+            None => Ok(()),
+        }
+    }
+
+    fn check_data(&self) -> Result<(), TrainError> {
+        let DataSettings { resolution, image_drop, text_drop, both_drop } = self.data;
+        if !resolution.is_multiple_of(8) || !(8..=4096).contains(&resolution) {
+            return refuse("resolution", &resolution, "choose a multiple of 8 between 8 and 4096");
+        }
+        let drops = [("image_drop", image_drop), ("text_drop", text_drop), ("both_drop", both_drop)];
+        if let Some((field, share)) = drops.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            return refuse(field, &share, "choose 0 to 1; 0.05 is the reference's");
+        }
+        match image_drop + text_drop + both_drop {
+            sum if sum > 1.0 => refuse("both_drop", &both_drop, "choose shares that come to at most 1 together"),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_schedule(&self) -> Result<(), TrainError> {
+        let ScheduleSettings { epochs, batch, accumulation, .. } = self.schedule;
+        let counts = [
+            ("epochs", epochs),
+            ("batch", batch as u64),
+            ("accumulation", accumulation as u64),
+            ("save_steps", self.output.save_steps),
+        ];
+        if let Some((field, value)) = counts.into_iter().find(|(_, value)| *value == 0) {
+            return refuse(field, &value, "choose at least 1");
+        }
+        if batch.checked_mul(accumulation).is_none_or(|rows| rows > 1 << 20) {
+            return refuse("accumulation", &accumulation, "choose fewer: at most a million rows make a step");
+        }
+        match epochs > MAX_EPOCHS {
+            true => refuse("epochs", &epochs, "choose at most 1000000"),
+            false => Ok(()),
+        }
+    }
+
+    fn check_optimizer(&self) -> Result<(), TrainError> {
+        let OptimizerSettings { learning_rate, weight_decay, max_grad_norm, ema_decay } = self.optimizer;
+        if !(learning_rate > 0.0 && learning_rate <= 1.0) {
+            return refuse("learning_rate", &learning_rate, "choose a number above 0 and at most 1, such as 1e-4");
+        }
+        if !(0.0..=1.0).contains(&weight_decay) {
+            return refuse("weight_decay", &weight_decay, "choose 0 to 1, such as 0.01");
+        }
+        if let Some(norm) = max_grad_norm.filter(|norm| !(*norm > 0.0 && norm.is_finite())) {
+            return refuse("max_grad_norm", &norm, "choose a number above 0, such as 1");
+        }
+        match ema_decay.filter(|decay| !(0.0..1.0).contains(decay)) {
+            Some(decay) => refuse("ema_decay", &decay, "choose 0 to less than 1, such as 0.999"),
+            None => Ok(()),
+        }
+    }
+
+    fn check_objective(&self) -> Result<(), TrainError> {
+        let ObjectiveSettings { min_snr_gamma, noise_offset, input_perturbation, first_timestep, last_timestep } =
+            self.objective;
+        if let Some(gamma) = min_snr_gamma.filter(|gamma| !(*gamma > 0.0 && gamma.is_finite())) {
+            return refuse("min_snr_gamma", &gamma, "choose a number above 0; 5 is usual");
+        }
+        let deviations = [("noise_offset", noise_offset), ("input_perturbation", input_perturbation)];
+        if let Some((field, value)) = deviations.into_iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
+            return refuse(field, &value, "choose 0 to 1; 0 is none, 0.1 is much");
+        }
+        match first_timestep < 0 || last_timestep.is_some_and(|last| last < first_timestep) {
+            true => refuse("first_timestep", &first_timestep, "choose 0 or more, and at most last_timestep"),
+            false => Ok(()),
+        }
+    }
+}
+
+fn refuse(field: &'static str, value: &dyn ToString, allowed: &'static str) -> Result<(), TrainError> {
+    Err(TrainError::Field { field, value: value.to_string(), allowed })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn factors(learning_rate: LearningRate, warmup_steps: u64) -> Vec<f64> {
+        let schedule = ScheduleSettings { learning_rate, warmup_steps, ..ScheduleSettings::default() };
+        (0..10).map(|step| schedule.factor(step, 10)).collect()
+    }
+
+    /// Reference values: `diffusers.optimization.get_scheduler(name, optimizer, num_warmup_steps=2,
+    /// num_training_steps=10)` of diffusers 0.42.1.
+    #[test]
+    fn learning_rates_are_those_of_diffusers() {
+        let cosine = [
+            0.0,
+            0.5,
+            1.0,
+            0.961_939_766_255_643_4,
+            0.853_553_390_593_273_8,
+            0.691_341_716_182_544_9,
+            0.5,
+            0.308_658_283_817_455_2,
+            0.146_446_609_406_726_24,
+            0.038_060_233_744_356_63,
+        ];
+        let close = |found: &[f64], expected: &[f64]| found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12);
+        assert!(close(&factors(LearningRate::Cosine, 2), &cosine));
+        let linear = [0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125];
+        assert!(close(&factors(LearningRate::Linear, 2), &linear));
+        let constant = [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+        assert!(close(&factors(LearningRate::Constant, 2), &constant));
+        assert_eq!(factors(LearningRate::Constant, 0), [1.0; 10]);
+    }
+
+    fn read(text: &str, base: &TrainConfig) -> Result<TrainConfig, TrainError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, text).unwrap();
+        TrainConfig::from_toml(&path, base)
+    }
+
+    #[test]
+    fn a_file_says_what_differs_from_the_preset() {
+        let base = TrainConfig::mini(64);
+        let config = read("seed = 3\n[schedule]\nepochs = 2\nlearning_rate = \"cosine\"\n", &base).unwrap();
+        assert_eq!((config.seed, config.schedule.epochs, config.data.resolution), (3, 2, 64));
+        assert_eq!(config.schedule.learning_rate, LearningRate::Cosine);
+        assert_eq!(read("", &base).unwrap(), base);
+        let written = toml::to_string(&config).unwrap();
+        assert_eq!(read(&written, &base).unwrap(), config);
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_with_the_known_ones() {
+        let error = |text: &str| {
+            let error = read(text, &TrainConfig::mini(64)).unwrap_err();
+            anyhow::Error::from(error).chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+        };
+        let told = error("[schedule]\nepoch = 2\n");
+        assert!(told.contains("run.toml") && told.contains("`epoch`") && told.contains("`epochs`"), "{told}");
+        assert!(error("[shedule]\n").contains("`schedule`"));
+    }
+
+    #[test]
+    fn every_range_is_checked_by_field() {
+        let refused = |text: &str| read(text, &TrainConfig::mini(64)).unwrap().check().unwrap_err().to_string();
+        for (text, field) in [
+            ("[data]\nresolution = 100", "`resolution`"),
+            ("[data]\nimage_drop = 1.5", "`image_drop`"),
+            ("[data]\nimage_drop = 0.6\ntext_drop = 0.6", "`both_drop`"),
+            ("[schedule]\naccumulation = 0", "`accumulation`"),
+            ("[optimizer]\nmax_grad_norm = 0.0", "`max_grad_norm`"),
+            ("[optimizer]\nema_decay = 1.0", "`ema_decay`"),
+            ("[objective]\nmin_snr_gamma = -1.0", "`min_snr_gamma`"),
+            ("[objective]\nnoise_offset = 2.0", "`noise_offset`"),
+            ("[objective]\nfirst_timestep = 5\nlast_timestep = 4", "`first_timestep`"),
+            ("[adapter]\nvariant = \"plus\"\nfeatures = \"global\"", "`features`"),
+        ] {
+            assert!(refused(text).contains(field), "{text}");
+        }
+    }
+}
