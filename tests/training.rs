@@ -559,3 +559,19 @@ fn the_velocity_is_that_of_its_paper() {
     let level: Tensor = 1.0 - &acp;
     assert_close(&(acp.sqrt() * noisy - level.sqrt() * velocity), latents, TOLERANCE);
 }
+
+#[test]
+fn only_so_many_checkpoints_are_kept_and_the_latest_goes_on() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let mut config = recipe(2, 1, 1);
+    config.output.keep_checkpoints = Some(2);
+    let mut trainer = Trainer::new(&models, &dataset, config.clone(), None, |_| {}).unwrap();
+    trainer.run(out.path(), go_on).unwrap();
+    let mut left: Vec<String> =
+        fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["checkpoint-5", "checkpoint-6", ADAPTER, "losses.jsonl"]);
+    let mut resumed = Trainer::new(&models, &dataset, config, None, |_| {}).unwrap();
+    resumed.resume(out.path()).unwrap();
+    assert_eq!(resumed.steps_done(), 6);
+}

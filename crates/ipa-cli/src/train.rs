@@ -31,8 +31,9 @@ use crate::{interrupt, model, output, progress};
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The pictures: a JSON list of {"image_file": …, "text": …}, paths relative to its folder
-    #[arg(long, value_name = "FILE")]
+    /// The pictures: a JSON list of {"image_file": …, "text": …} or one such a line (.jsonl), paths relative to its folder; or
+    /// a folder of pictures, each with its caption beside it (rabbit.png, rabbit.txt)
+    #[arg(long, value_name = "FILE|DIR")]
     data: PathBuf,
     /// Folder for checkpoints, losses.jsonl and the finished ip_adapter.safetensors
     #[arg(long, value_name = "DIR")]

@@ -282,3 +282,20 @@ fn a_file_of_settings_goes_below_the_flags_and_over_the_preset() {
     command.run().refused(1, &["run.toml", "`epoch`", "`epochs`"]);
     assert_empty(&elsewhere);
 }
+
+#[test]
+fn a_folder_of_pictures_with_captions_is_a_list() {
+    let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
+    fs::remove_file(data.path().join("data.json")).unwrap();
+    for (name, caption) in [("a.txt", "a cat"), ("b.txt", "a small red star\n")] {
+        fs::write(data.path().join(name), caption).unwrap();
+    }
+    let [folder, list] = ["folder", "list"].map(|name| output.path().join(name));
+    let command = Ipa::train(data.path(), &folder).with("--data", data.path()).with("--epochs", "1");
+    command.run().done();
+    // The same rows as a list make the same adapter.
+    let same = two_pictures();
+    Ipa::train(same.path(), &list).with("--epochs", "1").run().done();
+    let bytes = |folder: &Path| fs::read(folder.join("ip_adapter.safetensors")).unwrap();
+    assert!(bytes(&folder) == bytes(&list));
+}

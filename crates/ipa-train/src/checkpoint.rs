@@ -84,15 +84,36 @@ pub fn check_unused(folder: &Path) -> Result<(), TrainError> {
     }
 }
 
+/// Removes all checkpoints in `folder` but the latest `num`.
+pub(crate) fn keep_latest(folder: &Path, num: usize) -> Result<(), TrainError> {
+    let mut checkpoints = all(folder)?;
+    checkpoints.truncate(checkpoints.len().saturating_sub(num));
+    for (_, path) in checkpoints {
+        // Renamed first: a checkpoint is whole or not there.
+        let leaving = path.with_extension("tmp");
+        fs::rename(&path, &leaving)
+            .and_then(|()| fs::remove_dir_all(&leaving))
+            .map_err(|source| failed(&path, source))?;
+    }
+    Ok(())
+}
+
 fn latest(folder: &Path) -> Result<Option<PathBuf>, TrainError> {
+    Ok(all(folder)?.pop().map(|(_, path)| path))
+}
+
+/// The checkpoints in a folder by their steps, which need not be there.
+fn all(folder: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(FormatError::Read { path: folder.into(), source }.into()),
     };
     let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse::<u64>().ok();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    Ok(paths.filter_map(|path| Some((step(&path)?, path))).max().map(|(_, path)| path))
+    let mut found: Vec<(u64, PathBuf)> = paths.filter_map(|path| Some((step(&path)?, path))).collect();
+    found.sort();
+    Ok(found)
 }
 
 /// The run that a checkpoint belongs to.

@@ -122,6 +122,8 @@ pub struct ObjectiveSettings {
 pub struct OutputSettings {
     /// Steps between checkpoints.
     pub save_steps: u64,
+    /// How many checkpoints are kept, the latest; none keeps all.
+    pub keep_checkpoints: Option<usize>,
 }
 
 impl Default for TrainConfig {
@@ -150,7 +152,7 @@ impl Default for ScheduleSettings {
 
 impl Default for OutputSettings {
     fn default() -> Self {
-        Self { save_steps: 5 }
+        Self { save_steps: 5, keep_checkpoints: None }
     }
 }
 
@@ -264,6 +266,9 @@ impl TrainConfig {
         }
         if batch.checked_mul(accumulation).is_none_or(|rows| rows > 1 << 20) {
             return refuse("accumulation", &accumulation, "choose fewer: at most a million rows make a step");
+        }
+        if self.output.keep_checkpoints == Some(0) {
+            return refuse("keep_checkpoints", &0, "choose at least 1: a run goes on from the latest");
         }
         match epochs > MAX_EPOCHS {
             true => refuse("epochs", &epochs, "choose at most 1000000"),
@@ -381,6 +386,7 @@ mod tests {
             ("[data]\nimage_drop = 1.5", "`image_drop`"),
             ("[data]\nimage_drop = 0.6\ntext_drop = 0.6", "`both_drop`"),
             ("[schedule]\naccumulation = 0", "`accumulation`"),
+            ("[output]\nkeep_checkpoints = 0", "`keep_checkpoints`"),
             ("[optimizer]\nmax_grad_norm = 0.0", "`max_grad_norm`"),
             ("[optimizer]\nema_decay = 1.0", "`ema_decay`"),
             ("[objective]\nmin_snr_gamma = -1.0", "`min_snr_gamma`"),

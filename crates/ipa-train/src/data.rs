@@ -16,10 +16,33 @@ pub enum DataError {
     #[error(transparent)]
     List(#[from] FormatError),
     /// The list has no rows.
-    #[error("{path} lists no pictures: give it rows of {{\"image_file\": …, \"text\": …}}")]
+    #[error(
+        "{path} lists no pictures: give a list rows of {{\"image_file\": …, \"text\": …}}, and a folder pictures (PNG, JPEG, \
+         WebP) with a caption beside each"
+    )]
     Empty {
-        /// The data.json.
+        /// The list or folder.
         path: PathBuf,
+    },
+    /// A line of a list is no row.
+    #[error("{path}, line {line}: expected {{\"image_file\": …, \"text\": …}}")]
+    Line {
+        /// The list.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A picture of a folder has no caption.
+    #[error("{picture} has no caption: write one into {caption}, which may be empty")]
+    NoCaption {
+        /// The picture.
+        picture: PathBuf,
+        /// Where its caption is looked for.
+        caption: PathBuf,
+        /// Why it cannot be read.
+        source: std::io::Error,
     },
     /// A row points outside the dataset's folder.
     #[error("{path}, row {row}: `{image_file}` leaves the dataset's folder: put the picture below {}", root_of(.path).display())]
@@ -53,9 +76,13 @@ pub enum DataError {
     },
 }
 
-/// The folder of a list.
+/// Endings of the pictures of a folder.
+const PICTURE_ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+/// The folder of a list; a folder's own.
 fn root_of(path: &Path) -> &Path {
     match path.parent() {
+        _ if path.is_dir() => path,
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
@@ -78,12 +105,18 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads the reference's data.json, `[{"image_file": …, "text": …}, …]`, and checks every path.
+    /// Reads the reference's data.json, `[{"image_file": …, "text": …}, …]`, the same as lines (`.jsonl`), or a folder of
+    /// pictures, in the order of their names, with captions of the same names ending in `.txt`; checks every path.
     ///
     /// # Errors
     /// [`DataError`] naming list, row and picture.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let rows: Vec<Row> = ipa_formats::read_json(path)?;
+        let is_lines = path.extension().is_some_and(|ending| ending == "jsonl");
+        let rows: Vec<Row> = match path.is_dir() {
+            true => rows_of_folder(path)?,
+            false if is_lines => rows_of_lines(path)?,
+            false => ipa_formats::read_json(path)?,
+        };
         if rows.is_empty() {
             return Err(DataError::Empty { path: path.into() });
         }
@@ -108,7 +141,12 @@ impl Dataset {
         }
     }
 
-    /// The list.
+    /// Its rows.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The list or folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -146,6 +184,35 @@ impl Dataset {
     }
 }
 
+fn rows_of_lines(path: &Path) -> Result<Vec<Row>, DataError> {
+    let text = ipa_formats::read_text(path)?;
+    let row = |(index, line): (usize, &str)| {
+        let fault = |source| DataError::Line { path: path.to_owned(), line: index + 1, source };
+        serde_json::from_str(line).map_err(fault)
+    };
+    text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(row).collect()
+}
+
+fn rows_of_folder(folder: &Path) -> Result<Vec<Row>, DataError> {
+    let failed = |source| FormatError::Read { path: folder.to_owned(), source };
+    let entries = std::fs::read_dir(folder).map_err(failed)?;
+    let paths = entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect::<Result<Vec<_>, DataError>>()?;
+    let is_picture = |path: &PathBuf| {
+        let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        path.is_file() && PICTURE_ENDINGS.contains(&ending.as_str())
+    };
+    let mut pictures: Vec<PathBuf> = paths.into_iter().filter(is_picture).collect();
+    pictures.sort();
+    let row = |picture: PathBuf| {
+        let caption = picture.with_extension("txt");
+        let text = std::fs::read_to_string(&caption);
+        let text = text.map_err(|source| DataError::NoCaption { picture: picture.clone(), caption, source })?;
+        let image_file = picture.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Row { image_file, text: text.trim().to_owned() })
+    };
+    pictures.into_iter().map(row).collect()
+}
+
 /// A picture as the reference trains on it: shortest side to `resolution` (bilinear), centre crop, `[-1, 1]`;
 /// `[1, 3, resolution, resolution]`.
 pub fn training_pixels(picture: &RgbImage, resolution: u32) -> Tensor {
@@ -180,6 +247,45 @@ mod tests {
         assert!(refusal(r#"[{"image_file": "../a.png", "text": ""}]"#).contains("leaves the dataset's folder"));
         assert!(refusal(r#"[{"image_file": "/etc/passwd", "text": ""}]"#).contains("leaves the dataset's folder"));
         assert!(refusal(r#"[{"text": ""}]"#).contains("image_file"));
+    }
+
+    /// A folder with two pictures and their captions.
+    fn pictures() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, caption) in [("b.png", "a star\n"), ("a.PNG", "")] {
+            let path = folder.path().join(name);
+            let mut bytes = std::io::Cursor::new(Vec::new());
+            RgbImage::new(8, 8).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+            std::fs::write(&path, bytes.into_inner()).unwrap();
+            std::fs::write(path.with_extension("txt"), caption).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn lines_and_folders_are_lists_too() {
+        let folder = pictures();
+        let dataset = Dataset::open(folder.path()).unwrap();
+        let row = |image_file: &str, text: &str| Row { image_file: image_file.into(), text: text.into() };
+        assert_eq!(dataset.rows(), [row("a.PNG", ""), row("b.png", "a star")]);
+        assert_eq!(dataset.picture(1).unwrap().dimensions(), (8, 8));
+
+        let list = folder.path().join("data.jsonl");
+        let line = r#"{"image_file": "b.png", "text": "a star"}"#;
+        std::fs::write(&list, format!("{line}\n\n{line}\n")).unwrap();
+        assert_eq!(Dataset::open(&list).unwrap().rows(), [row("b.png", "a star"), row("b.png", "a star")]);
+        std::fs::write(&list, format!("{line}\n{{}}\n")).unwrap();
+        assert!(Dataset::open(&list).unwrap_err().to_string().contains("data.jsonl, line 2"));
+    }
+
+    #[test]
+    fn a_picture_without_a_caption_is_refused_with_where_it_goes() {
+        let folder = pictures();
+        std::fs::remove_file(folder.path().join("b.txt")).unwrap();
+        let error = Dataset::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("b.png has no caption") && error.contains("b.txt"), "{error}");
+        let empty = tempfile::tempdir().unwrap();
+        assert!(Dataset::open(empty.path()).unwrap_err().to_string().contains("lists no pictures"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) fn of_run(
     let pictures = pictures.collect::<Result<Vec<_>, _>>()?;
     Ok(json!({
         "config": config,
-        "data": sha256_file(dataset.path())?,
+        "data": hex_digest(&serde_json::to_vec(dataset.rows()).unwrap_or_default()),
         "pictures": hex_digest(pictures.concat().as_bytes()),
         "init_adapter": init_adapter.map(|source| sha256_file(&source.file)).transpose()?,
         "init_adapter_options": init_adapter.map(|source| (source.variant, source.numbering)),

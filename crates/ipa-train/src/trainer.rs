@@ -265,7 +265,8 @@ impl<'a> Trainer<'a> {
         losses::write(folder, &self.losses)?;
         let (adapter, optimizer, ema) = (&self.adapter, &self.optimizer, self.ema.as_ref());
         let (identity, metadata) = (&self.identity, self.metadata());
-        checkpoint::save(folder, &checkpoint::Parts { adapter, optimizer, ema, identity, metadata })
+        checkpoint::save(folder, &checkpoint::Parts { adapter, optimizer, ema, identity, metadata })?;
+        self.config.output.keep_checkpoints.map_or(Ok(()), |num| checkpoint::keep_latest(folder, num))
     }
 
     /// The adapter ends as the average of its steps, if there is one.
