@@ -367,6 +367,24 @@ mod tests {
         assert_eq!(read(&written, &base).unwrap(), config);
     }
 
+    /// The file in docs/training.md is read, and names every field there is.
+    #[test]
+    fn every_field_is_documented() {
+        let document = include_str!("../../../docs/training.md");
+        let example = document.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config = read(example, &TrainConfig::mini(64)).unwrap();
+        config.check().unwrap();
+        let (fields, given): (toml::Table, toml::Table) =
+            (toml::Table::try_from(&config).unwrap(), toml::from_str(example).unwrap());
+        assert_eq!(fields, given, "a field is missing in the example, or has a default that it does not show");
+        for (section, fields) in fields.iter().filter_map(|(name, value)| Some((name, value.as_table()?))) {
+            let of_section = |field: &String| document.contains(&format!("`{section}.{field}`"));
+            let beside = |field: &String| document.contains(&format!(", `{field}`"));
+            let missing: Vec<&String> = fields.keys().filter(|field| !of_section(field) && !beside(field)).collect();
+            assert!(missing.is_empty(), "{section}: {missing:?}");
+        }
+    }
+
     #[test]
     fn unknown_fields_are_refused_with_the_known_ones() {
         let error = |text: &str| {
