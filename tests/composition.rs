@@ -17,7 +17,7 @@ use ipa_sample::{
     Preset, Reference, reference_maps,
 };
 use ipa_unet::{CrossAttentionHook, NoHook, SiteId};
-use support::{F32, Fixture, assert_close, fixture_path, relative_error, tiny_sd};
+use support::{F32, Fixture, assert_close, fixture_path, levels, relative_error, tiny_sd};
 
 /// Rounding differs by 1e-6 in one call of the UNet and is guided, hence amplified, at every step.
 const LATENTS_TOLERANCE: f64 = 1e-3;
@@ -105,9 +105,7 @@ fn what_diffusers_defines_is_what_it_draws() {
         assert!(error <= LATENTS_TOLERANCE, "{name}: {error:.2e}");
         if PICTURED.contains(&name.as_str()) {
             let expected = load_image(&fixture_path(&format!("composition/{name}.png"))).unwrap();
-            let drawn = &generated.pictures[0];
-            assert_eq!(drawn.dimensions(), expected.dimensions(), "{name}");
-            let difference = drawn.as_raw().iter().zip(expected.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            let difference = levels(&generated.pictures[0], &expected);
             assert!(difference <= PICTURE_TOLERANCE, "{name}: {difference} levels");
         }
     }

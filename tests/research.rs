@@ -11,7 +11,7 @@ use ipa_adapter::{AdapterError, AdapterFile, AdapterOptions, AdapterVariant, IpA
 use ipa_clip::load_image;
 use ipa_core::tch::{Kind, Tensor};
 use ipa_sample::{GenerateRequest, ImagePromptSpec, Layers, Pictures, Pipeline, PipelineError, Preset};
-use support::{F32, Fixture, TOLERANCE, assert_close, fixture_path, relative_error, tiny_sd};
+use support::{F32, Fixture, TOLERANCE, assert_close, fixture_path, levels, relative_error, tiny_sd};
 
 /// Rounding differs by 1e-6 in one call of the UNet and is guided, hence amplified, at every step.
 const LATENTS_TOLERANCE: f64 = 1e-3;
@@ -77,8 +77,7 @@ fn whole_pictures_match() {
         let error = relative_error(&generated.latents, &expected(variant)["latents"]);
         assert!(error <= LATENTS_TOLERANCE, "{variant}: {error:.2e}");
         let expected = load_image(&fixture_path(&format!("research/{variant}.png"))).unwrap();
-        let pairs = generated.pictures[0].as_raw().iter().zip(expected.as_raw());
-        let difference = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        let difference = levels(&generated.pictures[0], &expected);
         assert!(difference <= PICTURE_TOLERANCE, "{variant}: {difference} levels");
     }
 }

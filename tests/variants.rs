@@ -17,7 +17,7 @@ use ipa_core::tch::{Kind, Tensor};
 use ipa_formats::{AdapterInfo, AdapterVariant};
 use ipa_sample::{AdapterSource, GenerateRequest, Generated, ImagePromptSpec, Pictures, Pipeline, PipelineError};
 use ipa_unet::{CrossAttentionHook, SiteId};
-use support::{F32, Fixture, TOLERANCE, assert_close, fixture_path, relative_error, tiny_sd};
+use support::{F32, Fixture, TOLERANCE, assert_close, fixture_path, levels, relative_error, tiny_sd};
 use tempfile::TempDir;
 
 /// Rounding differs by 1e-6 in one call of the UNet and is guided, hence amplified, at every step.
@@ -118,12 +118,6 @@ fn request() -> GenerateRequest {
         height: Some(64),
         ..GenerateRequest::default()
     }
-}
-
-/// The largest difference of two pictures, in levels.
-fn levels(a: &RgbImage, b: &RgbImage) -> u8 {
-    assert_eq!(a.dimensions(), b.dimensions());
-    a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
 }
 
 #[test]

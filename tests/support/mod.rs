@@ -87,6 +87,13 @@ impl IntoIterator for Fixture {
     }
 }
 
+/// The largest difference of two pictures, in levels of 255.
+#[track_caller]
+pub(crate) fn levels(found: &image::RgbImage, expected: &image::RgbImage) -> u8 {
+    assert_eq!(found.dimensions(), expected.dimensions());
+    found.as_raw().iter().zip(expected.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
 /// `max |found − expected| / max |expected|`; not a number if either holds such.
 #[track_caller]
 pub(crate) fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {

@@ -70,12 +70,8 @@ impl NoiseSchedule {
     /// # Shapes
     /// As [`NoiseSchedule::add_noise`].
     pub fn velocity(&self, latents: &Tensor, noise: &Tensor, timesteps: &Tensor) -> Tensor {
-        let acp = self.alphas_cumprod.to_kind(latents.kind()).to_device(latents.device());
-        let mut shape = vec![1; latents.dim()];
-        shape[0] = -1;
-        let acp = acp.index_select(0, &timesteps.to_device(latents.device())).view(shape.as_slice());
-        let noise_level: Tensor = 1.0 - &acp;
-        acp.sqrt() * noise - noise_level.sqrt() * latents
+        let (signal, level) = self.levels(latents, timesteps);
+        signal * noise - level * latents
     }
 
     /// `√ᾱ_t x₀ + √(1 − ᾱ_t) ε` for every sample's own timestep; the kind of `latents` throughout, as the reference.
@@ -83,12 +79,18 @@ impl NoiseSchedule {
     /// # Shapes
     /// - `latents`, `noise`: `[batch, ..]`; `timesteps`: `[batch]`, integers
     pub fn add_noise(&self, latents: &Tensor, noise: &Tensor, timesteps: &Tensor) -> Tensor {
-        let acp = self.alphas_cumprod.to_kind(latents.kind()).to_device(latents.device());
-        let mut shape = vec![1; latents.dim()];
+        let (signal, level) = self.levels(latents, timesteps);
+        signal * latents + level * noise
+    }
+
+    /// `√ᾱ_t` and `√(1 − ᾱ_t)` of every sample's timestep, in the kind and as many dimensions as `like` has.
+    fn levels(&self, like: &Tensor, timesteps: &Tensor) -> (Tensor, Tensor) {
+        let acp = self.alphas_cumprod.to_kind(like.kind()).to_device(like.device());
+        let mut shape = vec![1; like.dim()];
         shape[0] = -1;
-        let acp = acp.index_select(0, &timesteps.to_device(latents.device())).view(shape.as_slice());
+        let acp = acp.index_select(0, &timesteps.to_device(like.device())).view(shape.as_slice());
         let noise_level: Tensor = 1.0 - &acp;
-        acp.sqrt() * latents + noise_level.sqrt() * noise
+        (acp.sqrt(), noise_level.sqrt())
     }
 
     /// The same for all samples at a sampler's timestep.

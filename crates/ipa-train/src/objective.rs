@@ -104,6 +104,9 @@ impl Objective {
         schedule: &NoiseSchedule,
         batch: &Batch,
     ) -> Result<Tensor, ipa_adapter::AdapterError> {
+        if (self.prediction, self.min_snr_gamma) == (PredictionType::Epsilon, None) {
+            return training_loss(unet, adapter, schedule, batch); // the reference's
+        }
         let (predicted, noise) = predicted(unet, adapter, schedule, batch)?;
         let target = match self.prediction {
             PredictionType::Epsilon => noise,

@@ -1,0 +1,136 @@
+//! The ranges of settings.
+
+use super::{AdapterSettings, DataSettings, ObjectiveSettings, OptimizerSettings, ScheduleSettings, TrainConfig};
+use crate::TrainError;
+
+/// Keeps the number of steps far from overflow.
+const MAX_EPOCHS: u64 = 1_000_000;
+/// Most tokens a picture may become.
+const MAX_TOKENS: i64 = 1024;
+
+impl TrainConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`TrainError::Field`].
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.check_adapter()?;
+        self.check_data()?;
+        self.check_schedule()?;
+        self.check_optimizer()?;
+        self.check_objective()
+    }
+
+    fn check_adapter(&self) -> Result<(), TrainError> {
+        let AdapterSettings { variant, features, num_tokens } = self.adapter;
+        if variant.zip(features).is_some_and(|(variant, features)| !variant.reads(features)) {
+            let allowed = "classic reads global ones and plus fine ones; simple and prefusion either";
+            return refuse("features", &"not what the variant reads", allowed);
+        }
+        match num_tokens.filter(|num_tokens| !(1..=MAX_TOKENS).contains(num_tokens)) {
+            Some(num_tokens) => refuse("num_tokens", &num_tokens, "choose 1 to 1024; 4 and 16 are usual"),
+            None => Ok(()),
+        }
+    }
+
+    fn check_data(&self) -> Result<(), TrainError> {
+        let DataSettings { resolution, image_drop, text_drop, both_drop } = self.data;
+        if !resolution.is_multiple_of(8) || !(8..=4096).contains(&resolution) {
+            return refuse("resolution", &resolution, "choose a multiple of 8 between 8 and 4096");
+        }
+        let drops = [("image_drop", image_drop), ("text_drop", text_drop), ("both_drop", both_drop)];
+        if let Some((field, share)) = drops.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            return refuse(field, &share, "choose 0 to 1; 0.05 is the reference's");
+        }
+        match image_drop + text_drop + both_drop {
+            sum if sum > 1.0 => refuse("both_drop", &both_drop, "choose shares that come to at most 1 together"),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_schedule(&self) -> Result<(), TrainError> {
+        let ScheduleSettings { epochs, batch, accumulation, .. } = self.schedule;
+        let counts = [
+            ("epochs", epochs),
+            ("batch", batch as u64),
+            ("accumulation", accumulation as u64),
+            ("save_steps", self.output.save_steps),
+        ];
+        if let Some((field, value)) = counts.into_iter().find(|(_, value)| *value == 0) {
+            return refuse(field, &value, "choose at least 1");
+        }
+        if batch.checked_mul(accumulation).is_none_or(|rows| rows > 1 << 20) {
+            return refuse("accumulation", &accumulation, "choose fewer: at most a million rows make a step");
+        }
+        if self.output.keep_checkpoints == Some(0) {
+            return refuse("keep_checkpoints", &0, "choose at least 1: a run goes on from the latest");
+        }
+        match epochs > MAX_EPOCHS {
+            true => refuse("epochs", &epochs, "choose at most 1000000"),
+            false => Ok(()),
+        }
+    }
+
+    fn check_optimizer(&self) -> Result<(), TrainError> {
+        let OptimizerSettings { learning_rate, weight_decay, max_grad_norm, ema_decay } = self.optimizer;
+        if !(learning_rate > 0.0 && learning_rate <= 1.0) {
+            return refuse("learning_rate", &learning_rate, "choose a number above 0 and at most 1, such as 1e-4");
+        }
+        if !(0.0..=1.0).contains(&weight_decay) {
+            return refuse("weight_decay", &weight_decay, "choose 0 to 1, such as 0.01");
+        }
+        if let Some(norm) = max_grad_norm.filter(|norm| !(*norm > 0.0 && norm.is_finite())) {
+            return refuse("max_grad_norm", &norm, "choose a number above 0, such as 1");
+        }
+        match ema_decay.filter(|decay| !(0.0..1.0).contains(decay)) {
+            Some(decay) => refuse("ema_decay", &decay, "choose 0 to less than 1, such as 0.999"),
+            None => Ok(()),
+        }
+    }
+
+    fn check_objective(&self) -> Result<(), TrainError> {
+        let ObjectiveSettings { min_snr_gamma, noise_offset, input_perturbation, first_timestep, last_timestep } =
+            self.objective;
+        if let Some(gamma) = min_snr_gamma.filter(|gamma| !(*gamma > 0.0 && gamma.is_finite())) {
+            return refuse("min_snr_gamma", &gamma, "choose a number above 0; 5 is usual");
+        }
+        let deviations = [("noise_offset", noise_offset), ("input_perturbation", input_perturbation)];
+        if let Some((field, value)) = deviations.into_iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
+            return refuse(field, &value, "choose 0 to 1; 0 is none, 0.1 is much");
+        }
+        match first_timestep < 0 || last_timestep.is_some_and(|last| last < first_timestep) {
+            true => refuse("first_timestep", &first_timestep, "choose 0 or more, and at most last_timestep"),
+            false => Ok(()),
+        }
+    }
+}
+
+fn refuse(field: &'static str, value: &dyn ToString, allowed: &'static str) -> Result<(), TrainError> {
+    Err(TrainError::Field { field, value: value.to_string(), allowed })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_range_is_checked_by_field() {
+        let refused = |text: &str| toml::from_str::<TrainConfig>(text).unwrap().check().unwrap_err().to_string();
+        for (text, field) in [
+            ("[data]\nresolution = 100", "`resolution`"),
+            ("[data]\nimage_drop = 1.5", "`image_drop`"),
+            ("[data]\nimage_drop = 0.6\ntext_drop = 0.6", "`both_drop`"),
+            ("[schedule]\naccumulation = 0", "`accumulation`"),
+            ("[output]\nkeep_checkpoints = 0", "`keep_checkpoints`"),
+            ("[optimizer]\nmax_grad_norm = 0.0", "`max_grad_norm`"),
+            ("[optimizer]\nema_decay = 1.0", "`ema_decay`"),
+            ("[objective]\nmin_snr_gamma = -1.0", "`min_snr_gamma`"),
+            ("[objective]\nnoise_offset = 2.0", "`noise_offset`"),
+            ("[objective]\nfirst_timestep = 5\nlast_timestep = 4", "`first_timestep`"),
+            ("[adapter]\nvariant = \"plus\"\nfeatures = \"global\"", "`features`"),
+        ] {
+            assert!(refused(text).contains(field), "{text}");
+        }
+    }
+}
