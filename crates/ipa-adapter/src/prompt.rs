@@ -94,12 +94,16 @@ impl ImagePrompt {
 
     /// The same for a UNet that computes in `kind`; gradients pass through.
     pub fn to_kind(&self, kind: Kind) -> Self {
-        let converted = |part: &Part| part.map(|tensor| tensor.to_kind(kind));
+        self.map(|tensor| tensor.to_kind(kind))
+    }
+
+    /// The same of other tensors: keys, values and tokens, each changed.
+    pub fn map(&self, mut change: impl FnMut(&Tensor) -> Tensor) -> Self {
         Self {
-            parts: self.parts.iter().map(converted).collect(),
+            parts: self.parts.iter().map(|part| part.map(&mut change)).collect(),
             scales: self.scales.clone(),
             absent: self.absent.clone(),
-            appended: self.appended.as_ref().map(|tokens| tokens.to_kind(kind)),
+            appended: self.appended.as_ref().map(change),
         }
     }
 
@@ -165,7 +169,7 @@ impl Part {
         mask.at(query.size()[2]).to_device(query.device()).to_kind(query.kind()).unsqueeze(-1)
     }
 
-    fn map(&self, change: impl Fn(&Tensor) -> Tensor) -> Self {
+    fn map(&self, mut change: impl FnMut(&Tensor) -> Tensor) -> Self {
         Self {
             keys_values: self.keys_values.iter().map(|(key, value)| (change(key), change(value))).collect(),
             weight: self.weight,

@@ -30,6 +30,7 @@ mod metadata;
 mod models;
 mod objective;
 pub mod pretrain;
+mod recompute;
 mod trainer;
 mod variant;
 
@@ -42,5 +43,6 @@ pub use config::{
 pub use data::{DataError, Dataset, Row, training_pixels};
 pub use models::{EncodeError, EncodedRow, FrozenModels, ModelsError};
 pub use objective::{Batch, Drops, drops, training_loss};
+pub use recompute::backward_by_segments;
 pub use trainer::{Progress, TrainError, Trainer};
 pub use variant::{FeatureKind, Variant};

@@ -1,6 +1,6 @@
 //! What training minimises.
 
-use ipa_adapter::IpAdapter;
+use ipa_adapter::{ImagePrompt, IpAdapter};
 use ipa_core::tch::{Kind, Reduction, Tensor};
 use ipa_sample::{NoiseSchedule, PredictionType};
 use ipa_unet::Unet;
@@ -180,6 +180,25 @@ fn predicted(
     schedule: &NoiseSchedule,
     batch: &Batch,
 ) -> Result<(Tensor, Tensor), ipa_adapter::AdapterError> {
+    let UnetInputs { noisy, context, prompt } = unet_inputs(adapter, schedule, batch)?;
+    let noise_pred = unet.forward(&noisy, &batch.timesteps, &context, &prompt);
+    let device = batch.text_embeds.device();
+    Ok((noise_pred.to_kind(Kind::Float), batch.noise.to_device(device).to_kind(Kind::Float)))
+}
+
+/// What the UNet reads in a step, beside the timesteps.
+pub(crate) struct UnetInputs {
+    pub(crate) noisy: Tensor,
+    pub(crate) context: Tensor,
+    pub(crate) prompt: ImagePrompt,
+}
+
+/// As the adapter makes it of a batch.
+pub(crate) fn unet_inputs(
+    adapter: &IpAdapter,
+    schedule: &NoiseSchedule,
+    batch: &Batch,
+) -> Result<UnetInputs, ipa_adapter::AdapterError> {
     let kind = batch.text_embeds.kind(); // the frozen models' own
     let device = batch.text_embeds.device();
     let tokens = adapter.ip_tokens(&batch.image_features)?;
@@ -187,8 +206,7 @@ fn predicted(
     let context = prompt.context(&batch.text_embeds, 1.0);
     let seen = batch.perturbation.iter().fold(batch.noise.shallow_clone(), |noise, more| noise + more);
     let noisy = schedule.add_noise(&batch.latents, &seen, &batch.timesteps).to_device(device).to_kind(kind);
-    let noise_pred = unet.forward(&noisy, &batch.timesteps, &context, &prompt);
-    Ok((noise_pred.to_kind(Kind::Float), batch.noise.to_device(device).to_kind(Kind::Float)))
+    Ok(UnetInputs { noisy, context, prompt })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Levels of the UNet: down, mid, up.
+//! The pieces that the UNet is folded over: down, mid, up.
 
 use ipa_core::layers::{Conv2d, conv2d, conv2d_strided};
 use ipa_core::tch::{Tensor, nn::Path};
@@ -7,11 +7,25 @@ use crate::attention::{Transformer2d, TransformerSizes};
 use crate::resnet::ResnetBlock2d;
 use crate::{CrossAttentionHook, SiteId, UnetConfig};
 
-/// What every block of one call reads.
-pub(crate) struct Conditions<'a> {
-    pub(crate) time_embeds: &'a Tensor,
-    pub(crate) context: &'a Tensor,
-    pub(crate) hook: &'a dyn CrossAttentionHook,
+/// What passes from segment to segment.
+#[derive(Debug)]
+pub struct Flow {
+    /// Features of the last segment.
+    pub hidden: Tensor,
+    /// What the way up is still to read, last first.
+    pub skips: Vec<Tensor>,
+}
+
+/// What every segment of one call reads.
+#[allow(missing_debug_implementations)] // hooks need not be printable
+#[derive(Clone, Copy)]
+pub struct Conditions<'a> {
+    /// Of [`Unet::time_embeds`](crate::Unet::time_embeds).
+    pub time_embeds: &'a Tensor,
+    /// `[batch, tokens, cross_attention_dim]`
+    pub context: &'a Tensor,
+    /// What listens at the cross-attention layers.
+    pub hook: &'a dyn CrossAttentionHook,
 }
 
 /// Gives out site numbers in execution order while the model is built.
@@ -27,7 +41,7 @@ impl SiteCounter {
 
 /// A residual block and, at levels that have it, attention.
 #[derive(Debug)]
-struct Layer {
+pub(crate) struct Layer {
     resnet: ResnetBlock2d,
     attention: Option<Transformer2d>,
 }
@@ -42,115 +56,106 @@ impl Layer {
     }
 }
 
-/// One level on the way down.
+/// One layer, with the change of size before it: the least that is computed at once.
 #[derive(Debug)]
-pub(crate) struct DownBlock {
-    layers: Vec<Layer>,
-    downsampler: Option<Conv2d>,
+pub(crate) enum Segment {
+    /// On the way down; what it makes, half size and features, the way up will read.
+    Down { downsampler: Option<Conv2d>, layer: Layer },
+    /// At the coarsest level.
+    Mid { layer: Layer },
+    /// On the way up; reads the last skip.
+    Up { upsampler: Option<Conv2d>, layer: Layer },
 }
 
-impl DownBlock {
-    pub(crate) fn new(vs: &Path, config: &UnetConfig, level: usize, sites: &mut SiteCounter) -> Self {
-        let channels = &config.block_out_channels;
-        let width = channels[level];
-        let sizes = TransformerSizes::of_level(config, level);
-        let mut layer = |index: i64| {
-            let inputs = if index == 0 { channels[level.saturating_sub(1)] } else { width };
-            let vs_attention = vs / "attentions" / index;
-            let has_attention = config.down_has_attention(level);
-            Layer {
-                resnet: ResnetBlock2d::new(&(vs / "resnets" / index), config, inputs, width),
-                attention: has_attention.then(|| Transformer2d::new(&vs_attention, sizes, sites)),
+impl Segment {
+    pub(crate) fn forward(&self, flow: Flow, conditions: &Conditions) -> Flow {
+        let Flow { mut hidden, mut skips } = flow;
+        match self {
+            Self::Down { downsampler, layer } => {
+                if let Some(conv) = downsampler {
+                    hidden = hidden.apply(conv);
+                    skips.push(hidden.shallow_clone());
+                }
+                hidden = layer.forward(&hidden, conditions);
+                skips.push(hidden.shallow_clone());
             }
-        };
-        let layers = (0..config.layers_per_block).map(&mut layer).collect();
-        let is_last = level + 1 == channels.len();
-        let downsampler = || conv2d_strided(&(vs / "downsamplers" / "0" / "conv"), width, width, 3, 2, 1);
-        Self { layers, downsampler: (!is_last).then(downsampler) }
+            Self::Mid { layer } => hidden = layer.forward(&hidden, conditions),
+            Self::Up { upsampler, layer } => {
+                let skip = skips.pop().expect("as many skips as layers on the way up");
+                if let Some(conv) = upsampler {
+                    // To the skip's size, which is twice this one or one less.
+                    hidden = hidden.upsample_nearest2d(&skip.size()[2..], None, None).apply(conv);
+                }
+                hidden = layer.forward(&Tensor::cat(&[hidden, skip], 1), conditions);
+            }
+        }
+        Flow { hidden, skips }
     }
+}
 
-    /// Pushes what the way up will read onto `skips`.
-    pub(crate) fn forward(&self, hidden: Tensor, conditions: &Conditions, skips: &mut Vec<Tensor>) -> Tensor {
-        let mut hidden = hidden;
-        for layer in &self.layers {
-            hidden = layer.forward(&hidden, conditions);
-            skips.push(hidden.shallow_clone());
-        }
-        if let Some(downsampler) = &self.downsampler {
-            hidden = hidden.apply(downsampler);
-            skips.push(hidden.shallow_clone());
-        }
-        hidden
-    }
+/// One level on the way down; `vs` is the whole network's.
+pub(crate) fn down_block(vs: &Path, config: &UnetConfig, level: usize, sites: &mut SiteCounter) -> Vec<Segment> {
+    let channels = &config.block_out_channels;
+    let (width, from_above) = (channels[level], channels[level.saturating_sub(1)]);
+    let block = vs / "down_blocks" / level;
+    let has_attention = config.down_has_attention(level);
+    let mut segment = |index: i64| {
+        let is_first = index == 0;
+        // Named as the end of the level above.
+        let downsampler = (is_first && level > 0).then(|| {
+            let vs = vs / "down_blocks" / (level - 1) / "downsamplers" / "0" / "conv";
+            conv2d_strided(&vs, from_above, from_above, 3, 2, 1)
+        });
+        let inputs = if is_first { from_above } else { width };
+        Segment::Down { downsampler, layer: layer(&block, config, index, (inputs, level), has_attention, sites) }
+    };
+    (0..config.layers_per_block).map(&mut segment).collect()
 }
 
 /// Residual block, attention, residual block at the coarsest level.
-#[derive(Debug)]
-pub(crate) struct MidBlock {
-    resnet0: ResnetBlock2d,
-    attention: Transformer2d,
-    resnet1: ResnetBlock2d,
+pub(crate) fn mid_block(vs: &Path, config: &UnetConfig, sites: &mut SiteCounter) -> Vec<Segment> {
+    let level = config.block_out_channels.len() - 1;
+    let (block, inputs) = (vs / "mid_block", config.block_out_channels[level]);
+    let mut segment =
+        |index: i64| Segment::Mid { layer: layer(&block, config, index, (inputs, level), index == 0, sites) };
+    (0..2).map(&mut segment).collect()
 }
 
-impl MidBlock {
-    pub(crate) fn new(vs: &Path, config: &UnetConfig, sites: &mut SiteCounter) -> Self {
-        let level = config.block_out_channels.len() - 1;
-        let (width, sizes) = (config.block_out_channels[level], TransformerSizes::of_level(config, level));
-        Self {
-            resnet0: ResnetBlock2d::new(&(vs / "resnets" / "0"), config, width, width),
-            attention: Transformer2d::new(&(vs / "attentions" / "0"), sizes, sites),
-            resnet1: ResnetBlock2d::new(&(vs / "resnets" / "1"), config, width, width),
-        }
-    }
-
-    pub(crate) fn forward(&self, hidden: &Tensor, conditions: &Conditions) -> Tensor {
-        let hidden = self.resnet0.forward(hidden, conditions.time_embeds);
-        let hidden = self.attention.forward(&hidden, conditions.context, conditions.hook);
-        self.resnet1.forward(&hidden, conditions.time_embeds)
-    }
+/// One level on the way up, counted from the coarsest; `vs` is the whole network's.
+pub(crate) fn up_block(vs: &Path, config: &UnetConfig, up_level: usize, sites: &mut SiteCounter) -> Vec<Segment> {
+    let channels: Vec<i64> = config.block_out_channels.iter().rev().copied().collect();
+    let (width, from_below) = (channels[up_level], channels[up_level.saturating_sub(1)]);
+    let from_skip = channels[(up_level + 1).min(channels.len() - 1)]; // the last skip comes from the level above
+    let (level, num_layers) = (channels.len() - 1 - up_level, config.layers_per_block + 1);
+    let block = vs / "up_blocks" / up_level;
+    let has_attention = config.up_has_attention(up_level);
+    let mut segment = |index: i64| {
+        let is_first = index == 0;
+        // Named as the end of the level below.
+        let upsampler = (is_first && up_level > 0).then(|| {
+            let vs = vs / "up_blocks" / (up_level - 1) / "upsamplers" / "0" / "conv";
+            conv2d(&vs, from_below, from_below, 3)
+        });
+        let skip = if index + 1 == num_layers { from_skip } else { width };
+        let inputs = skip + if is_first { from_below } else { width };
+        Segment::Up { upsampler, layer: layer(&block, config, index, (inputs, level), has_attention, sites) }
+    };
+    (0..num_layers).map(&mut segment).collect()
 }
 
-/// One level on the way up.
-#[derive(Debug)]
-pub(crate) struct UpBlock {
-    layers: Vec<Layer>,
-    upsampler: Option<Conv2d>,
-}
-
-impl UpBlock {
-    pub(crate) fn new(vs: &Path, config: &UnetConfig, level: usize, sites: &mut SiteCounter) -> Self {
-        let channels: Vec<i64> = config.block_out_channels.iter().rev().copied().collect();
-        let width = channels[level];
-        let from_below = channels[level.saturating_sub(1)];
-        let from_skip = channels[(level + 1).min(channels.len() - 1)]; // the last skip comes from the level above
-        let num_layers = config.layers_per_block + 1;
-        let sizes = TransformerSizes::of_level(config, channels.len() - 1 - level);
-        let mut layer = |index: i64| {
-            let skip = if index + 1 == num_layers { from_skip } else { width };
-            let inputs = skip + if index == 0 { from_below } else { width };
-            let vs_attention = vs / "attentions" / index;
-            let has_attention = config.up_has_attention(level);
-            Layer {
-                resnet: ResnetBlock2d::new(&(vs / "resnets" / index), config, inputs, width),
-                attention: has_attention.then(|| Transformer2d::new(&vs_attention, sizes, sites)),
-            }
-        };
-        let layers = (0..num_layers).map(&mut layer).collect();
-        let is_last = level + 1 == channels.len();
-        let upsampler = || conv2d(&(vs / "upsamplers" / "0" / "conv"), width, width, 3);
-        Self { layers, upsampler: (!is_last).then(upsampler) }
-    }
-
-    pub(crate) fn forward(&self, hidden: Tensor, conditions: &Conditions, skips: &mut Vec<Tensor>) -> Tensor {
-        let mut hidden = hidden;
-        for layer in &self.layers {
-            let skip = skips.pop().expect("as many skips as layers on the way up");
-            hidden = layer.forward(&Tensor::cat(&[hidden, skip], 1), conditions);
-        }
-        match (&self.upsampler, skips.last()) {
-            // The next skip's size, which is twice this one or one less.
-            (Some(conv), Some(skip)) => hidden.upsample_nearest2d(&skip.size()[2..], None, None).apply(conv),
-            _ => hidden,
-        }
+/// The layer of a block, from so many channels to those of its level, counted from the finest.
+fn layer(
+    block: &Path,
+    config: &UnetConfig,
+    index: i64,
+    (inputs, level): (i64, usize),
+    has_attention: bool,
+    sites: &mut SiteCounter,
+) -> Layer {
+    let sizes = TransformerSizes::of_level(config, level);
+    let attention = || Transformer2d::new(&(block / "attentions" / index), sizes, sites);
+    Layer {
+        resnet: ResnetBlock2d::new(&(block / "resnets" / index), config, inputs, config.block_out_channels[level]),
+        attention: has_attention.then(attention),
     }
 }

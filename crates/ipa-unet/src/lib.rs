@@ -22,6 +22,7 @@ mod resnet;
 mod time;
 mod unet;
 
+pub use blocks::{Conditions, Flow};
 pub use config::{PerLevel, Site, UnetConfig};
 pub use hook::{CrossAttentionHook, NoHook, SiteId};
 pub use time::timestep_embedding;

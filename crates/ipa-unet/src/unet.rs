@@ -8,7 +8,7 @@ use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_core::{Component, WeightsError, load_component, same_name};
 use ipa_formats::ComponentFiles;
 
-use crate::blocks::{Conditions, DownBlock, MidBlock, SiteCounter, UpBlock};
+use crate::blocks::{Conditions, Flow, Segment, SiteCounter, down_block, mid_block, up_block};
 use crate::time::TimeEmbedding;
 use crate::{CrossAttentionHook, UnetConfig};
 
@@ -18,9 +18,7 @@ pub struct Unet {
     config: UnetConfig,
     conv_in: Conv2d,
     time_embedding: TimeEmbedding,
-    down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
-    up_blocks: Vec<UpBlock>,
+    segments: Vec<Segment>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
 }
@@ -31,18 +29,15 @@ impl Unet {
         let first = config.block_out_channels[0];
         let levels = 0..config.block_out_channels.len();
         let mut sites = SiteCounter::default();
-        let down_block = |level| DownBlock::new(&(vs / "down_blocks" / level), config, level, &mut sites);
-        let down_blocks = levels.clone().map(down_block).collect();
-        let mid_block = MidBlock::new(&(vs / "mid_block"), config, &mut sites);
-        let up_block = |level| UpBlock::new(&(vs / "up_blocks" / level), config, level, &mut sites);
-        let up_blocks = levels.map(up_block).collect();
+        let mut segments = Vec::new();
+        segments.extend(levels.clone().flat_map(|level| down_block(vs, config, level, &mut sites)));
+        segments.extend(mid_block(vs, config, &mut sites));
+        segments.extend(levels.flat_map(|level| up_block(vs, config, level, &mut sites)));
         Self {
             config: config.clone(),
             conv_in: conv2d(&(vs / "conv_in"), config.in_channels, first, 3),
             time_embedding: TimeEmbedding::new(&(vs / "time_embedding"), first, 4 * first),
-            down_blocks,
-            mid_block,
-            up_blocks,
+            segments,
             conv_norm_out: group_norm(&(vs / "conv_norm_out"), config.norm_num_groups, first, config.norm_eps),
             conv_out: conv2d(&(vs / "conv_out"), first, config.out_channels, 3),
         }
@@ -104,19 +99,41 @@ impl Unet {
         context: &Tensor,
         hook: &dyn CrossAttentionHook,
     ) -> Tensor {
-        let timesteps = timesteps.to_kind(Kind::Float).to_device(latents.device()); // MPS has no f64
-        let time_embeds = self.time_embedding.forward(&timesteps, latents.kind());
+        let time_embeds = self.time_embeds(timesteps, latents);
         let conditions = Conditions { time_embeds: &time_embeds, context, hook };
-        let mut hidden = latents.apply(&self.conv_in);
-        let mut skips = vec![hidden.shallow_clone()];
-        for block in &self.down_blocks {
-            hidden = block.forward(hidden, &conditions, &mut skips);
-        }
-        hidden = self.mid_block.forward(&hidden, &conditions);
-        for block in &self.up_blocks {
-            hidden = block.forward(hidden, &conditions, &mut skips);
-        }
-        hidden.apply(&self.conv_norm_out).silu().apply(&self.conv_out)
+        let segment = |flow, index| self.segment(index, flow, &conditions);
+        self.finish((0..self.num_segments()).fold(self.begin(latents), segment))
+    }
+
+    /// The timesteps as every segment reads them, for latents like these.
+    pub fn time_embeds(&self, timesteps: &Tensor, latents: &Tensor) -> Tensor {
+        let timesteps = timesteps.to_kind(Kind::Float).to_device(latents.device()); // MPS has no f64
+        self.time_embedding.forward(&timesteps, latents.kind())
+    }
+
+    /// What the first segment reads. [`Unet::forward`] is `begin`, all segments in order, `finish`; training calls them
+    /// one by one to keep less for the way back.
+    pub fn begin(&self, latents: &Tensor) -> Flow {
+        let hidden = latents.apply(&self.conv_in);
+        Flow { skips: vec![hidden.shallow_clone()], hidden }
+    }
+
+    /// How many segments there are: 22 in Stable Diffusion 1.x and 2.x.
+    pub fn num_segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// One of them: reads the features and at most the last skip, leaves other features, and pushes skips on the way down.
+    ///
+    /// # Panics
+    /// If there is no segment of that number.
+    pub fn segment(&self, index: usize, flow: Flow, conditions: &Conditions) -> Flow {
+        self.segments[index].forward(flow, conditions)
+    }
+
+    /// The prediction, from what the last segment left.
+    pub fn finish(&self, flow: Flow) -> Tensor {
+        flow.hidden.apply(&self.conv_norm_out).silu().apply(&self.conv_out)
     }
 }
 
