@@ -49,7 +49,7 @@ pub use parameters::parameters;
 pub use parts::{check_parts, native_side};
 pub use picture_file::{PictureFormat, RECORD_KEYWORD, RecordError, read_record, write_picture};
 pub use pictures::Pictures;
-pub use pipeline::{Decoded, Extras, Generated, Pipeline, PipelineError};
+pub use pipeline::{Decoded, Extras, Generated, Pipeline, PipelineError, decode_each};
 pub use preflight::check_adapter;
 pub use record::{AdapterRecord, FileRecord, ModelRecord, Record};
 pub use request::{

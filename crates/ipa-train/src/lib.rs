@@ -25,6 +25,7 @@ mod config;
 mod data;
 mod gradients;
 mod identity;
+mod json_lines;
 mod losses;
 mod metadata;
 mod models;
@@ -32,6 +33,7 @@ mod objective;
 pub mod pretrain;
 mod recompute;
 mod trainer;
+mod validation;
 mod variant;
 
 pub use adamw::{AdamW, AdamWConfig, Ema};
@@ -45,4 +47,8 @@ pub use models::{EncodeError, EncodedRow, FrozenModels, ModelsError};
 pub use objective::{Batch, Drops, drops, training_loss};
 pub use recompute::backward_by_segments;
 pub use trainer::{Progress, TrainError, Trainer};
+pub use validation::{
+    Best, HeldOut, Metric, Validation, ValidationError, ValidationProgress, ValidationResult, ValidationSettings,
+    read_results, scoring_clip, write_results,
+};
 pub use variant::{FeatureKind, Variant};

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
+use image::RgbImage;
 use ipa_adapter::ImageFeatures;
 use ipa_clip::{ClipTokenizer, TextTower, TokenizerError};
 use ipa_core::Component;
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_formats::{self as formats, ModelFiles, ModelTask};
 use ipa_sample::{
-    ImageEncoder, NoiseSchedule, PipelineError, PredictionType, SchedulerConfig, SchedulerFile, check_parts,
-    native_side,
+    ImageEncoder, NoiseSchedule, PipelineError, PredictionType, Sampler, SamplerKind, SchedulerFile, check_parts,
+    decode_each, native_side,
 };
 use ipa_unet::{Unet, UnetConfig};
 use ipa_vae::{DiagonalGaussian, Vae};
@@ -41,6 +42,7 @@ pub struct FrozenModels {
     /// Its noise schedule.
     pub schedule: NoiseSchedule,
     prediction: PredictionType,
+    scheduler: SchedulerFile,
     digests: Value,
     options: (Device, Kind),
 }
@@ -88,20 +90,20 @@ impl FrozenModels {
         image_encoder: Option<&Path>,
         options: (Device, Kind),
     ) -> Result<Self, ModelsError> {
-        let scheduler =
-            SchedulerFile::of_model(model).and_then(|file| file.own_config()).map_err(PipelineError::from)?;
+        let scheduler = SchedulerFile::of_model(model).map_err(PipelineError::from)?;
         match check_parts(model)? {
-            ModelTask::TextToImage => Ok(Self::load_parts(model, &scheduler, image_encoder, options)?),
+            ModelTask::TextToImage => Ok(Self::load_parts(model, scheduler, image_encoder, options)?),
             _ => Err(ModelsError::Inpainting),
         }
     }
 
     fn load_parts(
         model: &ModelFiles,
-        scheduler: &SchedulerConfig,
+        scheduler: SchedulerFile,
         image_encoder: Option<&Path>,
         options: (Device, Kind),
     ) -> Result<Self, PipelineError> {
+        let config = scheduler.own_config()?;
         let encoder = ImageEncoder::of_model(model, image_encoder, options)?;
         let text = TextTower::load(&model.component(formats::Component::TextEncoder)?, options)?;
         Ok(Self {
@@ -109,8 +111,9 @@ impl FrozenModels {
             text,
             vae: Vae::load(&model.component(formats::Component::Vae)?, options)?,
             unet: Unet::load_with_variables(&model.component(formats::Component::Unet)?, options)?,
-            schedule: NoiseSchedule::new(scheduler),
-            prediction: scheduler.prediction_type,
+            schedule: NoiseSchedule::new(&config),
+            prediction: config.prediction_type,
+            scheduler,
             encoder,
             digests: identity::of_models(model, image_encoder)?,
             options,
@@ -130,6 +133,20 @@ impl FrozenModels {
     /// What the UNet predicts.
     pub fn prediction(&self) -> PredictionType {
         self.prediction
+    }
+
+    /// A sampler of the model's schedule that draws no noise on the way: DDIM.
+    ///
+    /// # Errors
+    /// [`PipelineError`] naming a field of the scheduler's file that is not computed, or `num_steps` if there are too many.
+    pub fn sampler(&self, num_steps: usize) -> Result<Box<dyn Sampler>, PipelineError> {
+        self.scheduler.sampler(SamplerKind::Ddim, num_steps, 0.0)
+    }
+
+    /// Pictures of latents, scaled as the UNet sees them; none if what the VAE makes of them is no number.
+    pub fn decode(&self, latents: &Tensor) -> Option<Vec<RgbImage>> {
+        let _no_grad = tch::no_grad_guard();
+        decode_each(&self.vae, latents, false)
     }
 
     /// What latents are multiplied by.

@@ -68,8 +68,10 @@ impl Pipeline {
     }
 }
 
-/// `None` if pixels are not numbers. One picture at a time: the decoder's activations are the largest of all.
-fn decode_each(vae: &Vae, latents: &Tensor, tiling: bool) -> Option<Vec<RgbImage>> {
+/// Pictures of sampled latents, scaled as the UNet sees them; `None` if pixels are not numbers.
+///
+/// One picture at a time: the decoder's activations are the largest of all.
+pub fn decode_each(vae: &Vae, latents: &Tensor, tiling: bool) -> Option<Vec<RgbImage>> {
     let latents = latents / vae.config().scaling_factor;
     let decode = |index: i64| {
         let latents = latents.narrow(0, index, 1);

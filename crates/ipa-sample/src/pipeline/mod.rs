@@ -33,7 +33,7 @@ use crate::{
     native_side,
 };
 use adapters::Added;
-pub use decoding::Decoded;
+pub use decoding::{Decoded, decode_each};
 pub use error::PipelineError;
 use start::Start;
 

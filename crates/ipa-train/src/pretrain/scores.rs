@@ -212,7 +212,7 @@ pub fn cosines(a: &Tensor, b: &Tensor) -> Result<Vec<f64>, MetricsError> {
     Ok(ipa_metrics::cosines(to_array(a).view(), to_array(b).view())?.to_vec())
 }
 
-fn to_array(embeds: &Tensor) -> Array2<f32> {
+pub(crate) fn to_array(embeds: &Tensor) -> Array2<f32> {
     let (rows, columns) = embeds.size2().expect("embeddings are [n, width]");
     let flat = embeds.to_device(Device::Cpu).to_kind(Kind::Float).reshape([-1]);
     let flat = Vec::<f32>::try_from(flat).expect("a vector of f32");
