@@ -12,6 +12,7 @@ use std::path::Path;
 use ipa::core::device::parse_device;
 use ipa::sample::AdapterSource;
 use ipa::tch::Kind;
+use ipa::train::Event;
 use ipa::{Dataset, FrozenModels, TrainConfig, Trainer};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -26,9 +27,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.schedule.epochs = 20;
 
     let init_adapter = init_adapter.first().map(|file| AdapterSource::from(Path::new(file)));
-    let mut trainer = Trainer::new(&models, &dataset, config, init_adapter.as_ref(), |row| eprintln!("encoded {row}"))?;
-    trainer.run(output.as_ref(), |progress| {
-        eprintln!("step {} of {}: loss {:.4}", progress.step, progress.steps, progress.loss);
+    let mut trainer = Trainer::new(&models, &dataset, config, init_adapter.as_ref())?;
+    trainer.run(output.as_ref(), |event| {
+        if let Event::Step { progress, .. } = event {
+            eprintln!("step {} of {}: loss {:.4}", progress.step, progress.steps, progress.loss);
+        }
         ControlFlow::Continue(())
     })?;
     Ok(())

@@ -64,7 +64,10 @@ fn batch(unet: &UnetConfig, config: &AdapterConfig, seed: u64) -> Batch {
         perturbation: None,
         timesteps: draws.integers(1000, &[2]),
         text_embeds: draws.normal(&[2, 9, unet.cross_attention_dim]),
-        image_features: draws.normal(image_size),
+        image_features: Some(draws.normal(image_size)),
+        face: None,
+        weights: None,
+        mask: None,
     }
 }
 

@@ -68,7 +68,8 @@ fn train(folder: &Path) -> Result<PathBuf> {
     let row = json!({ "image_file": "wide.png", "text": "a photo of the old house" });
     fs::write(&list, json!([row]).to_string())?;
     let models = FrozenModels::load(Path::new(TINY_SD), None, F32)?;
-    let mut trainer = Trainer::new(&models, &Dataset::open(&list)?, TrainConfig::mini(64), None, |_| {})?;
+    let dataset = Dataset::open(&list)?;
+    let mut trainer = Trainer::new(&models, &dataset, TrainConfig::mini(64), None)?;
     trainer.run(folder, |_| ControlFlow::Continue(()))?;
     Ok(folder.join("ip_adapter.safetensors"))
 }

@@ -11,7 +11,8 @@ use crate::IpAdapter;
 impl IpAdapter {
     /// Fills a new adapter as the reference trainer does: every K', V' a copy of the layer's K, V; matrices of the
     /// projection, and their biases, uniform in `±1/√fan_in`; norms the identity; a resampler's tokens normal with
-    /// deviation `1/√width`. What looks at the text before the UNet begins as the identity.
+    /// deviation `1/√width`; of low-rank changes the first matrix normal with deviation `1/rank`, the second zero, so that
+    /// the UNet begins unchanged. What looks at the text before the UNet begins as the identity.
     ///
     /// `unet` are the UNet's variables by name.
     ///
@@ -38,6 +39,13 @@ impl IpAdapter {
                     "prefusion.to_out.weight" => set(weight, &zeros(weight)),
                     _ => begin(weight, bias, &mut draws),
                 }
+            }
+        }
+        let mut draws = Draws::counted(seed, "lora", 0);
+        for (name, weight) in variables.iter().filter(|(name, _)| name.contains("_lora.")) {
+            match name.ends_with("down.weight") {
+                true => set(weight, &(draws.normal(&weight.size()) / weight.size()[0] as f64)),
+                false => set(weight, &zeros(weight)),
             }
         }
     }

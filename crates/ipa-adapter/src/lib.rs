@@ -35,7 +35,7 @@ pub use composition::{ComposedPrompt, Composition, Timing};
 pub use error::AdapterError;
 pub use features::{Features, ImageFeatures};
 pub use ipa_formats::{AdapterCoupling, AdapterFile, AdapterOptions, AdapterVariant};
-pub use lora::Lora;
+pub use lora::{Lora, LoraLayer};
 pub use maps::{AttentionMaps, PartMaps, Watched, WatchedCall};
 pub use mask::RegionMask;
 pub use projection::{

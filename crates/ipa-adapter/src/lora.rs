@@ -14,11 +14,12 @@ use crate::AdapterError;
 /// `W + strength · factor · up · down` for some of a UNet's matrices and convolutions (arXiv:2106.09685).
 #[derive(Debug)]
 pub struct Lora {
-    layers: Vec<Layer>,
+    layers: Vec<LoraLayer>,
 }
 
+/// The change of one weight.
 #[derive(Debug)]
-struct Layer {
+pub struct LoraLayer {
     weight: String, // name of the UNet's variable
     down: Tensor,   // [rank, inputs, ..]
     up: Tensor,     // [outputs, rank, ..]
@@ -48,7 +49,7 @@ impl Lora {
             }
             let rank = down.size()[0] as f64;
             let factor = found.alpha.map_or(1.0, |alpha| alpha / rank);
-            Ok(Layer { weight, down, up, factor })
+            Ok(LoraLayer { weight, down, up, factor })
         };
         Ok(Self { layers: found.into_iter().map(layer).collect::<Result<_, _>>()? })
     }
@@ -71,7 +72,7 @@ impl Lora {
                     ("to_out", "to_out.0", site.width),
                 ] {
                     let vs = vs / number / format!("{part}_lora");
-                    layers.push(Layer {
+                    layers.push(LoraLayer {
                         weight: format!("{module}.{target}.weight"),
                         down: declare(&(&vs / "down"), "weight", &[rank, inputs]),
                         up: declare(&(&vs / "up"), "weight", &[site.width, rank]),
@@ -89,14 +90,52 @@ impl Lora {
         if strength == 0.0 {
             return;
         }
-        for Layer { weight, down, up, factor } in &self.layers {
-            let own = patches.get(weight).unwrap_or_else(|| &variables[weight]);
-            // Of convolutions, the second is one of 1 × 1: one matrix after the other all the same.
-            let [down, up] = [down, up].map(|part| part.to_device(own.device()).to_kind(Kind::Float).flatten(1, -1));
-            let change = up.matmul(&down).reshape(own.size()) * (strength * factor);
-            let patched = own.to_kind(Kind::Float) + change;
-            let patched = patched.to_kind(own.kind());
-            patches.insert(weight.clone(), patched);
+        for layer in &self.layers {
+            let own = patches.get(&layer.weight).unwrap_or_else(|| &variables[&layer.weight]);
+            let changed = layer.changed(own, strength);
+            patches.insert(layer.weight.clone(), changed);
         }
+    }
+
+    /// The changes one by one.
+    pub fn layers(&self) -> &[LoraLayer] {
+        &self.layers
+    }
+}
+
+impl LoraLayer {
+    /// The name of the UNet's variable that it changes.
+    pub fn weight(&self) -> &str {
+        &self.weight
+    }
+
+    /// `own + strength · factor · up · down`, computed in f32, in the kind of `own`.
+    pub fn changed(&self, own: &Tensor, strength: f64) -> Tensor {
+        let Self { down, up, factor, .. } = self;
+        // Of convolutions, the second is one of 1 × 1: one matrix after the other all the same.
+        let [down, up] = [down, up].map(|part| part.to_device(own.device()).to_kind(Kind::Float).flatten(1, -1));
+        let change = up.matmul(&down).reshape(own.size()) * (strength * factor);
+        let changed = own.to_kind(Kind::Float) + change;
+        changed.to_kind(own.kind())
+    }
+
+    /// Adds to the gradients of `down` and `up` what follows, at strength 1, from the `gradient` of the changed weight.
+    ///
+    /// # Panics
+    /// If neither requires a gradient.
+    pub fn pass_back(&self, gradient: &Tensor) {
+        let Self { down, up, factor, .. } = self;
+        let gradient = gradient.to_device(up.device()).to_kind(up.kind()).flatten(1, -1) * *factor;
+        let matrix = |part: &Tensor| part.detach().flatten(1, -1);
+        let of_up = gradient.matmul(&matrix(down).transpose(0, 1)).reshape(up.size());
+        let of_down = matrix(up).transpose(0, 1).matmul(&gradient).reshape(down.size());
+        // The gradients of these products are the other factors exactly; autograd adds them where it keeps gradients.
+        ((up * of_up).sum(Kind::Float) + (down * of_down).sum(Kind::Float)).backward();
+    }
+
+    /// The same matrices once more, not copied.
+    pub fn shared(&self) -> Self {
+        let (down, up) = (self.down.shallow_clone(), self.up.shallow_clone());
+        Self { weight: self.weight.clone(), down, up, factor: self.factor }
     }
 }

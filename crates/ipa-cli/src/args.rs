@@ -9,7 +9,6 @@ use ipa_core::device::{DeviceError, is_emulated, kind_name, parse_device, parse_
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::{AdapterVariant, ModelOptions, Numbering, PredictionType};
 use ipa_sample::AdapterSource;
-use ipa_train::TrainError;
 
 use crate::failure::UsageError;
 use crate::model::{self, ModelSource};
@@ -59,23 +58,6 @@ impl DeviceArgs {
         if self.dtype == "auto" {
             self.dtype = dtype.to_owned();
         }
-    }
-
-    /// As [`DeviceArgs::options`], for training: f16 needs loss scaling, so where `auto` is f16, f32.
-    ///
-    /// # Errors
-    /// As [`DeviceArgs::options`], and [`TrainError::HalfPrecision`] if f16 was asked for.
-    pub(crate) fn training_options(&self) -> anyhow::Result<(Device, Kind)> {
-        let (device, kind) = self.options()?;
-        Ok((device, training_kind(&self.dtype, kind)?))
-    }
-}
-
-fn training_kind(name: &str, kind: Kind) -> Result<Kind, TrainError> {
-    match (name, kind) {
-        ("auto", Kind::Half) => Ok(Kind::Float),
-        (_, Kind::Half) => Err(TrainError::HalfPrecision),
-        _ => Ok(kind),
     }
 }
 
@@ -193,17 +175,5 @@ impl AdapterArgs {
             variant: self.adapter_variant,
             numbering: self.adapter_numbering.unwrap_or_default(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn training_in_f16_is_refused_where_it_was_asked_for() {
-        assert!(matches!(training_kind("auto", Kind::Half), Ok(Kind::Float)));
-        assert!(matches!(training_kind("f16", Kind::Half), Err(TrainError::HalfPrecision)));
-        assert!(matches!(training_kind("auto", Kind::BFloat16), Ok(Kind::BFloat16)));
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{check, completions, demo, doctor, embed, generate, inspect, train};
+use crate::{check, completions, demo, doctor, embed, generate, inspect, train, tune};
 
 /// Image prompts for Stable Diffusion: train, check and use IP-Adapters, without Python.
 #[derive(Debug, Parser)]
@@ -21,7 +21,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Generate(Box<generate::GenerateArgs>),
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
+    Tune(Box<tune::TuneArgs>),
     Check(check::CheckArgs),
     Demo(demo::DemoArgs),
     Embed(embed::EmbedArgs),
@@ -35,6 +36,7 @@ impl Command {
         match self {
             Self::Generate(args) => generate::run(*args),
             Self::Train(args) => train::run(&args),
+            Self::Tune(args) => tune::run(&args),
             Self::Check(args) => check::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Embed(args) => embed::run(&args),

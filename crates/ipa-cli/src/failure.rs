@@ -48,7 +48,7 @@ fn is_usage(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<UsageError>()
         || request_error(cause).is_some_and(|error| !matches!(error, RequestError::Read { .. }))
         || matches!(cause.downcast_ref(), Some(PipelineError::NeedsMask { .. }))
-        || matches!(cause.downcast_ref(), Some(TrainError::Field { .. } | TrainError::HalfPrecision))
+        || matches!(cause.downcast_ref(), Some(TrainError::Field { .. }))
         || matches!(cause.downcast_ref(), Some(DeviceError::UnknownDevice { .. } | DeviceError::UnknownKind { .. }))
 }
 
@@ -142,7 +142,6 @@ mod tests {
         assert!(usage(PipelineError::from(field()).into()));
         assert!(usage(anyhow::Error::from(field()).context("while drawing")));
         assert!(usage(DeviceError::UnknownDevice { name: "gpu".to_owned() }.into()));
-        assert!(usage(TrainError::HalfPrecision.into()));
         let source = io::Error::from(io::ErrorKind::NotFound);
         assert!(!usage(RequestError::Read { path: "request.toml".into(), source }.into()));
         assert!(!usage(DeviceError::Unavailable { name: "cuda".to_owned(), reason: "no card" }.into()));

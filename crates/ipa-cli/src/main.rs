@@ -21,6 +21,7 @@ mod progress;
 mod provenance;
 mod scores;
 mod train;
+mod tune;
 
 use std::process::ExitCode;
 

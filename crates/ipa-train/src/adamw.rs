@@ -76,6 +76,11 @@ impl AdamW {
         self.gradients.collect()
     }
 
+    /// Leaves a step out: the gradients are cleared and nothing moves.
+    pub fn clear_gradient(&mut self) {
+        self.gradients.clear();
+    }
+
     /// One update from the gradients that `backward` left, which are cleared.
     pub fn step(&mut self, learning_rate: f64) {
         let _no_grad = tch::no_grad_guard();

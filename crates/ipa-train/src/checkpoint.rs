@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ipa_adapter::IpAdapter;
-use ipa_core::tch::{self, Kind};
+use ipa_core::tch::{self, Kind, Tensor};
 use ipa_core::{Checkpoint, save_tensors};
 use ipa_formats::{FormatError, write_atomically};
 use serde_json::Value;
@@ -16,6 +16,8 @@ const ADAPTER: &str = "ip_adapter.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Before the names of averaged parameters, beside the optimizer's own.
 const EMA: &str = "ema.";
+/// Steps of the run: more than the optimizer's where some moved nothing.
+const STEPS: &str = "run.steps";
 /// The run's identity, for the check on resuming.
 pub(crate) const CONFIG: &str = "training.json";
 
@@ -24,6 +26,10 @@ pub(crate) struct Parts<'a> {
     pub(crate) adapter: &'a IpAdapter,
     pub(crate) optimizer: &'a AdamW,
     pub(crate) ema: Option<&'a Ema>,
+    /// Where the factor on losses stands, by name.
+    pub(crate) scale: Option<(String, Tensor)>,
+    /// Steps done, those that moved nothing included.
+    pub(crate) steps: u64,
     pub(crate) identity: &'a Value,
     /// What the adapter says of itself.
     pub(crate) metadata: Value,
@@ -32,7 +38,7 @@ pub(crate) struct Parts<'a> {
 /// Writes `folder/checkpoint-<step>`: first under another name, renamed when all of it is on the disk. One that is
 /// there already is not replaced.
 pub(crate) fn save(folder: &Path, parts: &Parts) -> Result<(), TrainError> {
-    let name = format!("checkpoint-{}", parts.optimizer.steps());
+    let name = format!("checkpoint-{}", parts.steps);
     let partial = folder.join(format!("{name}.tmp"));
     let saved = write(&partial, &folder.join(&name), parts);
     if saved.is_err() {
@@ -51,7 +57,7 @@ fn failed(path: &Path, source: std::io::Error) -> FormatError {
 }
 
 fn write(partial: &Path, whole: &Path, parts: &Parts) -> Result<(), TrainError> {
-    let Parts { adapter, optimizer, ema, identity, metadata } = parts;
+    let Parts { adapter, optimizer, ema, scale, steps, identity, metadata } = parts;
     let average = ema.map(|ema| ema.tensors(optimizer)).unwrap_or_default();
     let average = average.into_iter().map(|(name, tensor)| (format!("{EMA}{name}"), tensor));
     if partial.exists() {
@@ -59,7 +65,10 @@ fn write(partial: &Path, whole: &Path, parts: &Parts) -> Result<(), TrainError> 
     }
     fs::create_dir_all(partial).map_err(|source| failed(partial, source))?;
     adapter.save(&partial.join(ADAPTER), Kind::Float, Some(metadata))?;
-    save_tensors(&partial.join(OPTIMIZER), optimizer.state().into_iter().chain(average), None)?;
+    let scale = scale.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+    let steps = (STEPS.to_owned(), Tensor::from_slice(&[*steps as i64]));
+    let state = optimizer.state().into_iter().chain(average).chain(scale).chain([steps]);
+    save_tensors(&partial.join(OPTIMIZER), state, None)?;
     let text = format!("{identity:#}\n");
     write_atomically(&partial.join(CONFIG), |file: &mut dyn Write| file.write_all(text.as_bytes()))?;
     Ok(fs::rename(partial, whole).map_err(|source| failed(whole, source))?)
@@ -121,13 +130,13 @@ pub(crate) fn identity(checkpoint: &Path) -> Result<Value, TrainError> {
     Ok(ipa_formats::read_json(&checkpoint.join(CONFIG))?)
 }
 
-/// Restores adapter and optimizer.
+/// Restores adapter and optimizer; the rest of the state is for the caller.
 pub(crate) fn load(
     checkpoint: &Path,
     adapter: &IpAdapter,
     optimizer: &mut AdamW,
     ema: Option<&mut Ema>,
-) -> Result<(), TrainError> {
+) -> Result<Checkpoint, TrainError> {
     let weights = Checkpoint::open(&checkpoint.join(ADAPTER))?;
     let _no_grad = tch::no_grad_guard();
     for (name, mut variable) in adapter.variables() {
@@ -140,5 +149,13 @@ pub(crate) fn load(
     }
     let state = Checkpoint::open(&checkpoint.join(OPTIMIZER))?;
     optimizer.load_state(&state)?;
-    ema.map_or(Ok(()), |ema| Ok(ema.load(optimizer, &state, EMA)?))
+    if let Some(ema) = ema {
+        ema.load(optimizer, &state, EMA)?;
+    }
+    Ok(state)
+}
+
+/// Steps done when a state was saved.
+pub(crate) fn steps(state: &Checkpoint) -> Result<u64, TrainError> {
+    Ok(state.tensor(STEPS)?.int64_value(&[0]) as u64)
 }

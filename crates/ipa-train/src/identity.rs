@@ -10,10 +10,14 @@ use ipa_sample::AdapterSource;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Dataset, FrozenModels, TrainConfig};
+use crate::models::EncodeError;
+use crate::{Dataset, FrozenModels, TrainConfig, TrainError};
 
 /// Bytes of every tensor that are looked at: a fine-tuned model differs in them, and all of them are read at once.
 const TENSOR_BYTES: usize = 64;
+
+/// Rows whose pictures are read to tell two datasets apart; all of them are told apart by names and captions.
+const PICTURES: usize = 1000;
 
 /// Settings, data, pictures, models: all that decides the bits of a run but the machine.
 pub(crate) fn of_run(
@@ -21,18 +25,27 @@ pub(crate) fn of_run(
     dataset: &Dataset,
     config: &TrainConfig,
     init_adapter: Option<&AdapterSource>,
-) -> Result<Value, FormatError> {
-    let pictures = (0..dataset.len()).map(|row| sha256_file(&dataset.image_path(row)));
-    let pictures = pictures.collect::<Result<Vec<_>, _>>()?;
+) -> Result<Value, TrainError> {
     Ok(json!({
-        "config": config,
-        "data": hex_digest(&serde_json::to_vec(dataset.rows()).unwrap_or_default()),
-        "pictures": hex_digest(pictures.concat().as_bytes()),
+        "config": config.recorded(),
+        "data": dataset.digest().map_err(EncodeError::from)?,
+        "pictures": pictures(dataset)?,
         "init_adapter": init_adapter.map(|source| sha256_file(&source.file)).transpose()?,
         "init_adapter_options": init_adapter.map(|source| (source.variant, source.numbering)),
         "kind": kind_name(models.options().1),
         "models": models.digests(),
     }))
+}
+
+/// A digest of the files of rows spread evenly over a dataset: of all of them unless there are very many.
+fn pictures(dataset: &Dataset) -> Result<String, EncodeError> {
+    let num = dataset.len().min(PICTURES);
+    let files = (0..num).map(|index| {
+        let sample = dataset.sample(index * dataset.len() / num)?;
+        let files = [Some(&sample.picture), sample.reference.as_ref(), sample.mask.as_ref(), sample.id_embed.as_ref()];
+        files.into_iter().flatten().map(|file| Ok(file.digest()?)).collect::<Result<String, EncodeError>>()
+    });
+    Ok(hex_digest(files.collect::<Result<String, _>>()?.as_bytes()))
 }
 
 /// A digest of every component that training computes with, by name.
@@ -99,7 +112,7 @@ fn tensor_starts(weights: &Weights) -> Vec<u8> {
     weights.names().flat_map(start).collect()
 }
 
-fn hex_digest(bytes: &[u8]) -> String {
+pub(crate) fn hex_digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

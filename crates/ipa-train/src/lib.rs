@@ -7,13 +7,15 @@
 //! ```no_run
 //! use std::ops::ControlFlow;
 //! use ipa_core::tch::{Device, Kind};
-//! use ipa_train::{Dataset, FrozenModels, TrainConfig, Trainer};
+//! use ipa_train::{Dataset, Event, FrozenModels, TrainConfig, Trainer};
 //!
 //! let models = FrozenModels::load("model".as_ref(), None, (Device::Cpu, Kind::Float))?;
 //! let dataset = Dataset::open("pictures/data.json".as_ref())?;
-//! let mut trainer = Trainer::new(&models, &dataset, TrainConfig::mini(512), None, |_| {})?;
-//! trainer.run("out".as_ref(), |progress| {
-//!     println!("{} of {}: {}", progress.step, progress.steps, progress.loss);
+//! let mut trainer = Trainer::new(&models, &dataset, TrainConfig::mini(512), None)?;
+//! trainer.run("out".as_ref(), |event| {
+//!     if let Event::Step { progress, .. } = event {
+//!         println!("{} of {}: {}", progress.step, progress.steps, progress.loss);
+//!     }
 //!     ControlFlow::Continue(())
 //! })?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -22,33 +24,44 @@
 mod adamw;
 mod checkpoint;
 mod config;
-mod data;
+mod dataset;
+mod encode;
 mod gradients;
 mod identity;
 mod json_lines;
 mod losses;
+mod low_rank;
 mod metadata;
 mod models;
 mod objective;
 pub mod pretrain;
 mod recompute;
 mod trainer;
+mod tune;
 mod validation;
 mod variant;
+pub mod watch;
 
 pub use adamw::{AdamW, AdamWConfig, Ema};
 pub use checkpoint::{check_unused, latest_checkpoint};
 pub use config::{
-    AdapterSettings, DataSettings, LearningRate, ObjectiveSettings, OptimizerSettings, OutputSettings,
-    ScheduleSettings, TrainConfig,
+    AdapterSettings, Cache, CropChoice, DataSettings, LearningRate, Memory, ModelSettings, ObjectiveSettings,
+    OptimizerSettings, OutputSettings, Preset, ScheduleSettings, TrainConfig,
 };
-pub use data::{DataError, Dataset, Row, training_pixels};
-pub use models::{EncodeError, EncodedRow, FrozenModels, ModelsError};
+pub use dataset::{
+    Buckets, CheckSettings, CheckedRow, Crop, DataError, Dataset, DatasetCheck, Finding, Place, Row, RowDrops, Sample,
+    Source, Split, batches, check_dataset, resize_to_cover, training_pixels,
+};
+pub use encode::{EncodedRow, Reads, View};
+pub use low_rank::LowRankUnet;
+pub use models::{EncodeError, FrozenModels, ModelsError};
 pub use objective::{Batch, Drops, drops, training_loss};
 pub use recompute::backward_by_segments;
-pub use trainer::{Progress, TrainError, Trainer};
+pub use trainer::{ADAPTER_FILE, BEST, CONFIG_FILE, Event, Forecast, REPORT_FILE, TrainError, Trainer};
+pub use tune::{BEST_CONFIG, Search, Strength, Trial, TuneEvent, TuneSettings, Tuned};
 pub use validation::{
     Best, HeldOut, Metric, Validation, ValidationError, ValidationProgress, ValidationResult, ValidationSettings,
     read_results, scoring_clip, write_results,
 };
 pub use variant::{FeatureKind, Variant};
+pub use watch::Progress;

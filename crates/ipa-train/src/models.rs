@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use image::RgbImage;
-use ipa_adapter::ImageFeatures;
-use ipa_clip::{ClipTokenizer, TextTower, TokenizerError};
-use ipa_core::Component;
+use ipa_clip::{ClipModel, ClipTokenizer, TextTower, TokenizerError};
+use ipa_core::device::kind_name;
 use ipa_core::tch::{self, Device, Kind, Tensor};
+use ipa_core::{Component, picture};
 use ipa_formats::{self as formats, ModelFiles, ModelTask};
 use ipa_sample::{
     ImageEncoder, NoiseSchedule, PipelineError, PredictionType, Sampler, SamplerKind, SchedulerFile, check_parts,
@@ -14,9 +14,9 @@ use ipa_sample::{
 };
 use ipa_unet::{Unet, UnetConfig};
 use ipa_vae::{DiagonalGaussian, Vae};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::data::{DataError, Dataset, training_pixels};
+use crate::dataset::DataError;
 use crate::identity;
 
 /// Why the models cannot be trained against.
@@ -45,31 +45,7 @@ pub struct FrozenModels {
     scheduler: SchedulerFile,
     digests: Value,
     options: (Device, Kind),
-}
-
-/// All that a step needs of one row; on the CPU, f32.
-#[derive(Debug)]
-pub struct EncodedRow {
-    posterior: DiagonalGaussian,
-    text_embeds: Tensor,
-    image_features: Tensor,
-}
-
-impl EncodedRow {
-    /// The distribution of the picture's latents.
-    pub fn posterior(&self) -> &DiagonalGaussian {
-        &self.posterior
-    }
-
-    /// The caption's features `[1, tokens, width]`.
-    pub fn text_embeds(&self) -> &Tensor {
-        &self.text_embeds
-    }
-
-    /// What the adapter reads of the picture: its embedding `[1, embed_dim]`, or features `[1, patches, width]`.
-    pub fn image_features(&self) -> &Tensor {
-        &self.image_features
-    }
+    scorer: Option<ClipModel>,
 }
 
 impl FrozenModels {
@@ -117,7 +93,18 @@ impl FrozenModels {
             encoder,
             digests: identity::of_models(model, image_encoder)?,
             options,
+            scorer: None,
         })
+    }
+
+    /// With a whole CLIP that scores what validations draw; without one the image encoder scores likeness to references.
+    pub fn with_scorer(self, scorer: Option<ClipModel>) -> Self {
+        Self { scorer, ..self }
+    }
+
+    /// What scores.
+    pub(crate) fn scorer(&self) -> Option<&ClipModel> {
+        self.scorer.as_ref()
     }
 
     /// The image encoder.
@@ -173,28 +160,19 @@ impl FrozenModels {
         Ok(self.text.forward(&ipa_clip::token_tensor(&[self.tokenizer.encode(text)?])).last_hidden_state)
     }
 
-    /// Runs a row through every frozen encoder: the picture cropped for the VAE, whole for the image encoder.
-    ///
-    /// # Errors
-    /// [`DataError`] or [`TokenizerError`].
-    pub fn encode(
-        &self,
-        dataset: &Dataset,
-        row: usize,
-        resolution: u32,
-        features: ImageFeatures,
-    ) -> Result<EncodedRow, EncodeError> {
+    /// The distribution of a picture's latents, on the CPU, f32; the picture is of the training's size.
+    pub fn posterior(&self, picture: &RgbImage) -> DiagonalGaussian {
         let _no_grad = tch::no_grad_guard();
-        let picture = dataset.picture(row)?;
         let (device, kind) = self.options;
-        let pixels = training_pixels(&picture, resolution).to_device(device).to_kind(kind);
+        let pixels = picture::to_pixels(std::slice::from_ref(picture)).to_device(device).to_kind(kind);
         let DiagonalGaussian { mean, logvar } = self.vae.encode(&pixels);
         let keep = |tensor: Tensor| tensor.to_device(Device::Cpu).to_kind(Kind::Float);
-        Ok(EncodedRow {
-            posterior: DiagonalGaussian { mean: keep(mean), logvar: keep(logvar) },
-            text_embeds: keep(self.text_embeds(dataset.text(row))?),
-            image_features: keep(self.encoder.features(&[picture], features)),
-        })
+        DiagonalGaussian { mean: keep(mean), logvar: keep(logvar) }
+    }
+
+    /// What a picture's encoding depends on beside the picture: a component's weights, device and kind.
+    pub(crate) fn origin_of(&self, component: &str) -> Value {
+        json!([self.digests[component], kind_name(self.options.1), format!("{:?}", self.options.0)])
     }
 }
 

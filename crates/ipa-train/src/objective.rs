@@ -1,7 +1,9 @@
 //! What training minimises.
 
-use ipa_adapter::{ImagePrompt, IpAdapter};
-use ipa_core::tch::{Kind, Reduction, Tensor};
+use std::ops::RangeInclusive;
+
+use ipa_adapter::{AdapterError, Features, ImagePrompt, IpAdapter};
+use ipa_core::tch::{Device, Kind, Reduction, Tensor};
 use ipa_sample::{NoiseSchedule, PredictionType};
 use ipa_unet::Unet;
 
@@ -11,7 +13,8 @@ use crate::{FrozenModels, TrainError};
 /// Which conditions of a sample are dropped, so that guidance has something to lead away from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drops {
-    /// What stands for no picture stands for it: zeros in place of an embedding.
+    /// What stands for no reference stands for it: zeros in place of an embedding or an identity vector, the features of
+    /// a picture of zeros, after normalisation, in place of features before the encoder's last layer.
     pub image: bool,
     /// The caption becomes empty.
     pub text: bool,
@@ -42,28 +45,50 @@ pub struct Batch {
     pub timesteps: Tensor,
     /// `[batch, tokens, width]`.
     pub text_embeds: Tensor,
-    /// `[batch, embed_dim]` or `[batch, patches, width]`.
-    pub image_features: Tensor,
+    /// For adapters that read pictures: `[batch, embed_dim]` or `[batch, patches, width]`.
+    pub image_features: Option<Tensor>,
+    /// For adapters that read identity vectors: `[batch, width]` or `[batch, faces, width]`; with several, each has
+    /// image features of its own, if the adapter reads those too.
+    pub face: Option<Tensor>,
+    /// How much each row's loss counts, `[batch]`; without them all count once.
+    pub weights: Option<Tensor>,
+    /// Where errors count, `[batch, 1, h, w]` from 0 to 1; a row's loss is the mean over what counts. Without it all does.
+    pub mask: Option<Tensor>,
 }
 
 impl Batch {
     /// At most so many rows at a time, each part with its share of the rows.
-    pub(crate) fn parts(&self, rows: i64) -> Vec<(Self, f64)> {
+    ///
+    /// Losses of the parts times their shares add up to that of the whole.
+    pub fn parts(&self, rows: i64) -> Vec<(Self, f64)> {
         let total = self.latents.size()[0];
         let part = |first: i64| {
             let num = rows.min(total - first);
-            let cut = |tensor: &Tensor| tensor.narrow(0, first, num);
-            let part = Self {
-                latents: cut(&self.latents),
-                noise: cut(&self.noise),
-                perturbation: self.perturbation.as_ref().map(cut),
-                timesteps: cut(&self.timesteps),
-                text_embeds: cut(&self.text_embeds),
-                image_features: cut(&self.image_features),
-            };
-            (part, num as f64 / total as f64)
+            (self.narrow(first, num), num as f64 / total as f64)
         };
         (0..total).step_by(rows as usize).map(part).collect()
+    }
+
+    /// So many rows from the first given.
+    pub(crate) fn narrow(&self, first: i64, num: i64) -> Self {
+        let cut = |tensor: &Tensor| tensor.narrow(0, first, num);
+        Self {
+            latents: cut(&self.latents),
+            noise: cut(&self.noise),
+            perturbation: self.perturbation.as_ref().map(cut),
+            timesteps: cut(&self.timesteps),
+            text_embeds: cut(&self.text_embeds),
+            image_features: self.image_features.as_ref().map(cut),
+            face: self.face.as_ref().map(cut),
+            weights: self.weights.as_ref().map(cut),
+            mask: self.mask.as_ref().map(cut),
+        }
+    }
+
+    /// What the adapter reads; a structure of 1 is what FaceID-Plus v2 is trained at.
+    fn features(&self) -> Features {
+        let shared = |tensor: &Option<Tensor>| tensor.as_ref().map(Tensor::shallow_clone);
+        Features { image: shared(&self.image_features), face: shared(&self.face), structure: 1.0 }
     }
 }
 
@@ -91,6 +116,11 @@ impl Objective {
         })
     }
 
+    /// The timesteps that are drawn.
+    pub(crate) fn range(&self) -> RangeInclusive<i64> {
+        self.first_timestep..=self.first_timestep + self.num_timesteps - 1
+    }
+
     /// The first of the timesteps that are drawn, and how many they are.
     pub(crate) fn timesteps(&self) -> (i64, i64) {
         (self.first_timestep, self.num_timesteps)
@@ -103,25 +133,30 @@ impl Objective {
         adapter: &IpAdapter,
         schedule: &NoiseSchedule,
         batch: &Batch,
-    ) -> Result<Tensor, ipa_adapter::AdapterError> {
-        if (self.prediction, self.min_snr_gamma) == (PredictionType::Epsilon, None) {
-            return training_loss(unet, adapter, schedule, batch); // the reference's
-        }
-        let (predicted, noise) = predicted(unet, adapter, schedule, batch)?;
-        let target = match self.prediction {
-            PredictionType::Epsilon => noise,
-            PredictionType::VPrediction => {
-                schedule.velocity(&batch.latents, &batch.noise, &batch.timesteps).to_device(predicted.device())
-            }
-            PredictionType::Sample => batch.latents.to_device(predicted.device()).to_kind(Kind::Float),
-        };
-        match self.min_snr_gamma {
-            None => Ok(predicted.mse_loss(&target, Reduction::Mean)),
-            Some(gamma) => {
-                let errors = (predicted - target).square().mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
-                let weights = min_snr_weights(schedule, &batch.timesteps, gamma, self.prediction);
-                Ok((errors * weights.to_device(batch.text_embeds.device())).mean(Kind::Float))
-            }
+    ) -> Result<Tensor, AdapterError> {
+        Ok(self.loss_of(&predicted(unet, adapter, schedule, batch)?, schedule, batch))
+    }
+
+    /// The same of what a model has predicted, f32.
+    pub(crate) fn loss_of(&self, predicted: &Tensor, schedule: &NoiseSchedule, batch: &Batch) -> Tensor {
+        let target = self.target(schedule, batch);
+        let weights = |gamma| min_snr_weights(schedule, &batch.timesteps, gamma, self.prediction);
+        mean_error(predicted, &target, self.min_snr_gamma.map(weights), batch)
+    }
+
+    /// The squared error of every row, without weights.
+    pub(crate) fn row_errors(&self, predicted: &Tensor, schedule: &NoiseSchedule, batch: &Batch) -> Vec<f64> {
+        let target = self.target(schedule, batch).to_device(predicted.device()).to_kind(Kind::Float);
+        let errors = (predicted.detach() - target).square().mean_dim([1_i64, 2, 3].as_slice(), false, Kind::Float);
+        Vec::<f64>::try_from(errors.to_kind(Kind::Double).to_device(Device::Cpu)).expect("an error a row")
+    }
+
+    /// What the model is to predict.
+    fn target(&self, schedule: &NoiseSchedule, batch: &Batch) -> Tensor {
+        match self.prediction {
+            PredictionType::Epsilon => batch.noise.shallow_clone(),
+            PredictionType::VPrediction => schedule.velocity(&batch.latents, &batch.noise, &batch.timesteps),
+            PredictionType::Sample => batch.latents.shallow_clone(),
         }
     }
 }
@@ -144,15 +179,14 @@ fn min_snr_weights(schedule: &NoiseSchedule, timesteps: &Tensor, gamma: f64, pre
 /// The mean squared error of the predicted noise (arXiv:2308.06721 Eq. 6), in f32 whatever the models compute in.
 ///
 /// # Errors
-/// [`ipa_adapter::AdapterError::EmbedDim`] if the embeddings are another encoder's.
+/// As [`IpAdapter::ip_tokens`], if what the adapter reads is not there or another encoder's.
 pub fn training_loss(
     unet: &Unet,
     adapter: &IpAdapter,
     schedule: &NoiseSchedule,
     batch: &Batch,
-) -> Result<Tensor, ipa_adapter::AdapterError> {
-    let (noise_pred, noise) = predicted(unet, adapter, schedule, batch)?;
-    Ok(noise_pred.mse_loss(&noise, Reduction::Mean))
+) -> Result<Tensor, AdapterError> {
+    Ok(mean_error(&predicted(unet, adapter, schedule, batch)?, &batch.noise, None, batch))
 }
 
 /// As [`training_loss`], where an error counts as much as its timestep weighs; `weights` is `[timesteps]`, one on
@@ -166,24 +200,41 @@ pub(crate) fn weighted_loss(
     schedule: &NoiseSchedule,
     weights: &Tensor,
     batch: &Batch,
-) -> Result<Tensor, ipa_adapter::AdapterError> {
-    let (noise_pred, noise) = predicted(unet, adapter, schedule, batch)?;
-    let errors = (noise_pred - noise).square().mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
-    let weights = weights.index_select(0, &batch.timesteps).to_device(errors.device());
-    Ok((errors * weights).mean(Kind::Float))
+) -> Result<Tensor, AdapterError> {
+    let noise_pred = predicted(unet, adapter, schedule, batch)?;
+    Ok(mean_error(&noise_pred, &batch.noise, Some(weights.index_select(0, &batch.timesteps)), batch))
 }
 
-/// What the model says of the noise, and the noise, in f32.
-fn predicted(
+/// The mean squared error of a prediction, rows and places counting as the batch says; `timestep_weights` are `[batch]`.
+fn mean_error(predicted: &Tensor, target: &Tensor, timestep_weights: Option<Tensor>, batch: &Batch) -> Tensor {
+    let here = |tensor: &Tensor| tensor.to_device(predicted.device()).to_kind(Kind::Float);
+    let target = here(target);
+    let weights = timestep_weights.iter().chain(&batch.weights);
+    if timestep_weights.is_none() && batch.weights.is_none() && batch.mask.is_none() {
+        return predicted.mse_loss(&target, Reduction::Mean); // the reference's
+    }
+    let row_mean = |tensor: Tensor| tensor.mean_dim([1_i64, 2, 3].as_slice(), false, None::<Kind>);
+    let errors = (predicted - target).square();
+    let rows = match &batch.mask {
+        None => row_mean(errors),
+        Some(mask) => {
+            let mask = here(mask);
+            let counted = row_mean(mask.shallow_clone()).clamp_min(f64::from(f32::MIN_POSITIVE)); // 0 / 0 would be no number
+            row_mean(errors * mask) / counted
+        }
+    };
+    weights.fold(rows, |rows, weights| rows * here(weights)).mean(Kind::Float)
+}
+
+/// What the model predicts, in f32.
+pub(crate) fn predicted(
     unet: &Unet,
     adapter: &IpAdapter,
     schedule: &NoiseSchedule,
     batch: &Batch,
-) -> Result<(Tensor, Tensor), ipa_adapter::AdapterError> {
+) -> Result<Tensor, AdapterError> {
     let UnetInputs { noisy, context, prompt } = unet_inputs(adapter, schedule, batch)?;
-    let noise_pred = unet.forward(&noisy, &batch.timesteps, &context, &prompt);
-    let device = batch.text_embeds.device();
-    Ok((noise_pred.to_kind(Kind::Float), batch.noise.to_device(device).to_kind(Kind::Float)))
+    Ok(unet.forward(&noisy, &batch.timesteps, &context, &prompt).to_kind(Kind::Float))
 }
 
 /// What the UNet reads in a step, beside the timesteps.
@@ -198,10 +249,10 @@ pub(crate) fn unet_inputs(
     adapter: &IpAdapter,
     schedule: &NoiseSchedule,
     batch: &Batch,
-) -> Result<UnetInputs, ipa_adapter::AdapterError> {
+) -> Result<UnetInputs, AdapterError> {
     let kind = batch.text_embeds.kind(); // the frozen models' own
     let device = batch.text_embeds.device();
-    let tokens = adapter.ip_tokens(&batch.image_features)?;
+    let tokens = adapter.ip_tokens(batch.features())?;
     let prompt = adapter.prompt_of(&adapter.fused(&tokens, &batch.text_embeds), 1.0).to_kind(kind);
     let context = prompt.context(&batch.text_embeds, 1.0);
     let seen = batch.perturbation.iter().fold(batch.noise.shallow_clone(), |noise, more| noise + more);
@@ -231,5 +282,51 @@ mod tests {
             let is_close = |(found, expected): (&f32, f32)| (found - expected).abs() < 1e-5 * expected;
             assert!(found.iter().zip(expected).all(is_close), "{prediction:?}: {found:?}");
         }
+    }
+
+    fn batch(errors: &Tensor) -> Batch {
+        Batch {
+            latents: errors.zeros_like(),
+            noise: errors.zeros_like(),
+            perturbation: None,
+            timesteps: Tensor::zeros([errors.size()[0]], (Kind::Int64, Device::Cpu)),
+            text_embeds: Tensor::zeros([errors.size()[0], 1, 1], (Kind::Float, Device::Cpu)),
+            image_features: None,
+            face: None,
+            weights: None,
+            mask: None,
+        }
+    }
+
+    /// Two pictures of 2 × 2 in one channel; their squared errors are 1, 4, 9, 16 and four times 4.
+    fn errors() -> Tensor {
+        Tensor::from_slice(&[1_f32, 2.0, 3.0, 4.0, 2.0, 2.0, 2.0, 2.0]).view([2, 1, 2, 2])
+    }
+
+    fn loss(batch: &Batch) -> f64 {
+        mean_error(&errors(), &batch.noise, None, batch).double_value(&[])
+    }
+
+    #[test]
+    fn a_rows_weight_is_a_factor_on_its_loss() {
+        let weights = Tensor::from_slice(&[2_f32, 0.5]);
+        let weighted = Batch { weights: Some(weights), ..batch(&errors()) };
+        assert_eq!(loss(&batch(&errors())), (7.5 + 4.0) / 2.0);
+        assert_eq!(loss(&weighted), (2.0 * 7.5 + 0.5 * 4.0) / 2.0);
+        let parts = weighted.parts(1);
+        let sum = parts.iter().enumerate().map(|(row, (part, share))| {
+            let errors = errors().narrow(0, row as i64, 1);
+            share * mean_error(&errors, &part.noise, None, part).double_value(&[])
+        });
+        assert_eq!(sum.sum::<f64>(), loss(&weighted));
+    }
+
+    #[test]
+    fn a_row_is_the_mean_over_what_its_mask_shows() {
+        let mask = Tensor::from_slice(&[1_f32, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0]).view([2, 1, 2, 2]);
+        let masked = Batch { mask: Some(mask), ..batch(&errors()) };
+        assert_eq!(loss(&masked), (1.0 + 0.5 * 16.0) / 1.5 / 2.0); // the second row shows nothing
+        let mask = Some(Tensor::full([2, 1, 2, 2], 0.25, (Kind::Float, Device::Cpu)));
+        assert_eq!(loss(&Batch { mask, ..batch(&errors()) }), loss(&batch(&errors())));
     }
 }

@@ -18,7 +18,7 @@ use ipa_formats::write_atomically;
 use ipa_metrics::CaseScore;
 use ipa_pocket::Subject;
 use ipa_sample::{GenerateRequest, Pipeline};
-use ipa_train::{Dataset, FrozenModels, TrainConfig, TrainError, Trainer};
+use ipa_train::{Dataset, Event, FrozenModels, TrainConfig, TrainError, Trainer};
 use serde::Serialize;
 
 use crate::args::DeviceArgs;
@@ -130,13 +130,13 @@ struct Seconds {
 
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     interrupt::listen()?;
-    let (options, training_options) = (args.device.options()?, args.device.training_options()?);
+    let options = args.device.options()?;
     output::check_folder(&args.output)?;
     let source = model::bundled()?;
     let started = Instant::now();
 
     let data = pictures::write_dataset(args.subject, &args.output.join("pictures"))?;
-    let (losses, settings) = train(args, &source, &data, training_options)?;
+    let (losses, settings) = train(args, &source, &data, options)?;
     let training = started.elapsed();
 
     let clip = scores::clip_model(None, &source, options)?;
@@ -181,16 +181,18 @@ fn train(
     let models = FrozenModels::load_files(&source.files, None, options)?;
     let config = args.settings(models.native_side());
     let init = base_adapter(source)?;
-    let mut trainer =
-        Trainer::new(&models, &Dataset::open(data)?, config.clone(), Some(&init.as_path().into()), |_| {})?;
+    let dataset = Dataset::open(data)?;
+    let mut trainer = Trainer::new(&models, &dataset, config.clone(), Some(&init.as_path().into()))?;
     let bar = progress::bar(trainer.num_steps(), "training", args.json);
     let mut losses = Vec::new();
     let folder = args.output.join("training");
     remove_checkpoints(&folder)?;
-    let trained = trainer.run(&folder, |progress| {
-        bar.set_position(progress.step);
-        bar.set_message(format!("loss {:.4}", progress.loss));
-        losses.push(progress.loss);
+    let trained = trainer.run(&folder, |event| {
+        if let Event::Step { progress, monitor } = event {
+            bar.set_position(progress.step);
+            bar.set_message(monitor.message());
+            losses.push(progress.loss);
+        }
         interrupt::flow()
     });
     trained.map_err(|error| match error {

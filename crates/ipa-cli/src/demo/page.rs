@@ -1,6 +1,6 @@
 //! The demo's report.
 
-use ipa_metrics::{Column, Interval, Picture, Report, ScoredPicture, Series, encode_png};
+use ipa_metrics::{Chart, Column, Interval, Picture, Report, ScoredPicture, Series, encode_png};
 use ipa_pocket::{Subject, SubjectScene};
 
 use super::evaluation::Measure;
@@ -102,7 +102,8 @@ fn checked(page: &mut Report, checks: &[Checked]) {
 fn training(page: &mut Report, report: &DemoReport) {
     let points = (1..).zip(&report.losses).map(|(step, loss)| (f64::from(step), *loss)).collect();
     page.section("Training");
-    page.smoothed_chart("Loss", "step", "loss", &[Series { name: "loss".to_owned(), points }], 25);
+    let losses = Series { name: "loss".to_owned(), points };
+    page.chart(&Chart::new("Loss", ["step", "loss"], vec![losses]).smoothed(25));
     let (settings, Seconds { training, evaluation, drawing, total }) = (&report.settings, report.seconds);
     let seconds = |seconds: f64| format!("{seconds:.1} s");
     let mut facts = vec![

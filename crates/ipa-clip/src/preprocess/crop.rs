@@ -24,6 +24,40 @@ pub fn resize_and_crop(image: &RgbImage, side: u32, filter: Filter, rule: CropRu
     resize_to_and_crop(image, shortest_size(image, side), (side, side), filter, rule)
 }
 
+/// Which part of what is longer than wanted is kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum CropPlace {
+    /// The middle.
+    Centre(CropRule),
+    /// As far from the left and from the top as these shares of what is cut off, each from 0 to 1.
+    At(f64, f64),
+}
+
+/// Scales so that the image covers `size` = (width, height) and cuts that out at `place`; computes only what is kept. Of a
+/// square it is [`resize_and_crop`].
+///
+/// # Panics
+/// If a side is 0.
+pub fn resize_to_cover(image: &RgbImage, size: (u32, u32), filter: Filter, place: CropPlace) -> RgbImage {
+    let scaled = covering_size(image, size);
+    let (columns, rows) = match place {
+        CropPlace::Centre(rule) => return resize_to_and_crop(image, scaled, size, filter, rule),
+        CropPlace::At(x, y) => (Window::at(scaled.width, size.0, x), Window::at(scaled.height, size.1, y)),
+    };
+    resize_part(image, scaled, columns.kept, rows.kept, filter)
+}
+
+/// Size of `image` after one side became that of `size` and the other, rounded down, no smaller than it.
+fn covering_size(image: &RgbImage, (width, height): (u32, u32)) -> Size {
+    let (from_width, from_height) = (u64::from(image.width()), u64::from(image.height()));
+    let (width, height) = (u64::from(width), u64::from(height));
+    if width * from_height >= height * from_width {
+        Size { width, height: width * from_height / from_width.max(1) }
+    } else {
+        Size { width: height * from_width / from_height.max(1), height }
+    }
+}
+
 /// Resizes to `size`, of which only the middle, `crop` = (width, height), is computed.
 pub(super) fn resize_to_and_crop(
     image: &RgbImage,
@@ -60,6 +94,13 @@ struct Window {
 }
 
 impl Window {
+    /// Of an image no shorter than the crop.
+    fn at(image: u64, len: u32, share: f64) -> Self {
+        let excess = image - u64::from(len);
+        let start = (share.clamp(0.0, 1.0) * excess as f64).round() as u64;
+        Self { kept: start..start + u64::from(len), before: 0, len }
+    }
+
     fn centered(image: u64, len: u32, rule: CropRule) -> Self {
         let crop = u64::from(len);
         if crop >= image {
@@ -123,6 +164,26 @@ mod tests {
             let steps = center_crop(&resize_shortest(&image, 20, Filter::Bilinear), 20, rule);
             assert_eq!(resize_and_crop(&image, 20, Filter::Bilinear, rule), steps);
         }
+    }
+
+    #[test]
+    fn covering_a_square_is_resize_and_crop_and_shares_move_the_crop() {
+        let image = RgbImage::from_fn(33, 71, |x, y| image::Rgb([(5 * x) as u8, (3 * y) as u8, (x * y) as u8]));
+        let cover = |size, place| resize_to_cover(&image, size, Filter::Bilinear, place);
+        for image in [image.clone(), imageops::rotate90(&image)] {
+            for rule in [CropRule::Clip, CropRule::Torchvision] {
+                let square = resize_to_cover(&image, (20, 20), Filter::Bilinear, CropPlace::Centre(rule));
+                assert_eq!(square, resize_and_crop(&image, 20, Filter::Bilinear, rule));
+            }
+        }
+        let whole = resize(&image, 20, 43, Filter::Bilinear); // 20 · 71 / 33 = 43.03
+        for (share, top) in [(0.0, 0), (0.5, 14), (1.0, 27)] {
+            let kept = imageops::crop_imm(&whole, 0, top, 20, 16).to_image();
+            assert_eq!(cover((20, 16), CropPlace::At(0.3, share)), kept);
+        }
+        let wide = resize(&image, 66, 142, Filter::Bilinear);
+        let kept = imageops::crop_imm(&wide, 0, 0, 66, 100).to_image();
+        assert_eq!(cover((66, 100), CropPlace::At(1.0, 0.0)), kept);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::jpeg::JpegDecoder;
 pub const MAX_PIXELS: u64 = 8192 * 8192;
 
 /// No more of a file is read: enough for [`MAX_PIXELS`] of 16 bits with transparency, not compressed at all.
-const MAX_FILE_BYTES: u64 = MAX_PIXELS * 8 + (1 << 20);
+pub const MAX_IMAGE_BYTES: u64 = MAX_PIXELS * 8 + (1 << 20);
 
 /// Reads a PNG, JPEG or WebP file as RGB, turned upright as its EXIF orientation says.
 ///
@@ -28,23 +28,24 @@ const MAX_FILE_BYTES: u64 = MAX_PIXELS * 8 + (1 << 20);
 /// [`PreprocessError::Truncated`], [`PreprocessError::Decode`].
 pub fn load_image(path: &Path) -> Result<RgbImage, PreprocessError> {
     let cannot_read = |source| PreprocessError::Read { path: path.to_path_buf(), source };
-    let cannot_decode = |source| match source {
-        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            PreprocessError::Truncated { path: path.to_path_buf() }
-        }
-        source => PreprocessError::Decode { path: path.to_path_buf(), source },
-    };
-
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(cannot_read)?;
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(cannot_read)?;
+    file.take(MAX_IMAGE_BYTES).read_to_end(&mut bytes).map_err(cannot_read)?;
+    decode_image(&bytes, path)
+}
 
-    if !is_palette_whole(&bytes) {
+/// As [`load_image`] from the bytes of a file, which errors call `path`.
+///
+/// # Errors
+/// As [`load_image`], but for [`PreprocessError::Read`].
+pub fn decode_image(bytes: &[u8], path: &Path) -> Result<RgbImage, PreprocessError> {
+    let cannot_decode = |source| not_decoded(path, source);
+    if !is_palette_whole(bytes) {
         let reason =
             DecodingError::new(ImageFormatHint::Exact(ImageFormat::Png), "its palette is not of whole colours");
         return Err(cannot_decode(ImageError::Decoding(reason)));
     }
-    let mut decoder = decoder(&bytes).map_err(cannot_decode)?;
+    let mut decoder = decoder(bytes).map_err(cannot_decode)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(PreprocessError::TooLarge { path: path.to_path_buf(), width, height });
@@ -53,6 +54,30 @@ pub fn load_image(path: &Path) -> Result<RgbImage, PreprocessError> {
     let mut image = DynamicImage::from_decoder(decoder).map_err(cannot_decode)?;
     image.apply_orientation(orientation);
     Ok(into_rgb(image))
+}
+
+/// Width and height that [`decode_image`] would give, from the header alone: of a PNG or JPEG file its start will do, of
+/// a WebP file, whose orientation stands at the end, all of it is needed.
+///
+/// # Errors
+/// As [`decode_image`], as far as the header shows it.
+pub fn image_size(bytes: &[u8], path: &Path) -> Result<(u32, u32), PreprocessError> {
+    let mut decoder = decoder(bytes).map_err(|source| not_decoded(path, source))?;
+    let (width, height) = decoder.dimensions();
+    let is_turned = matches!(
+        decoder.orientation(),
+        Ok(Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH)
+    );
+    Ok(if is_turned { (height, width) } else { (width, height) })
+}
+
+fn not_decoded(path: &Path, source: ImageError) -> PreprocessError {
+    match source {
+        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            PreprocessError::Truncated { path: path.to_path_buf() }
+        }
+        source => PreprocessError::Decode { path: path.to_path_buf(), source },
+    }
 }
 
 /// Whether a PNG's palette, if it has one, is of 1 to 256 colours of three bytes; the decoder does not look.

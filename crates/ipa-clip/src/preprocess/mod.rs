@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use ipa_formats::FormatError;
 
-pub use crop::{CropRule, resize_and_crop};
-pub use load::{MAX_PIXELS, load_image};
+pub use crop::{CropPlace, CropRule, resize_and_crop, resize_to_cover};
+pub use load::{MAX_IMAGE_BYTES, MAX_PIXELS, decode_image, image_size, load_image};
 pub use processor::ImageProcessor;
 pub use resize::{Filter, resize};
 

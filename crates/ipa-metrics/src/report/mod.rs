@@ -7,9 +7,10 @@ mod chart;
 mod layout;
 mod page;
 mod picture;
+mod plot;
 mod score;
 
-pub use chart::Series;
+pub use chart::{Chart, Series};
 pub use picture::{Column, Picture, encode_png};
 pub use score::ScoredPicture;
 
@@ -61,6 +62,16 @@ impl Report {
         self.push(picture::row(caption, pictures))
     }
 
+    /// A picture as wide as it is, up to the width of the page, below its label.
+    pub fn large_picture(&mut self, picture: &Picture) -> &mut Self {
+        self.push(picture::large(picture))
+    }
+
+    /// The same behind its label, which opens it.
+    pub fn folded_picture(&mut self, picture: &Picture) -> &mut Self {
+        self.push(picture::folded(picture))
+    }
+
     /// PNG files in rows and columns, for comparisons; `None` leaves a cell empty.
     ///
     /// `cells[row][column]` belongs to `row_labels[row]` and `columns[column]`.
@@ -89,27 +100,14 @@ impl Report {
         self.push(score::cards(cases))
     }
 
-    /// A line chart of all series over common axes.
-    ///
-    /// Values that are not finite are left out and counted below the chart.
-    pub fn chart(&mut self, title: &str, x_label: &str, y_label: &str, series: &[Series]) -> &mut Self {
-        self.push(chart::figure(title, [x_label, y_label], series, None))
+    /// A line chart over the whole width.
+    pub fn chart(&mut self, chart: &Chart) -> &mut Self {
+        self.push(chart.figure())
     }
 
-    /// A line chart for noisy curves such as losses: every series thin, its running mean over `window` points bold.
-    ///
-    /// # Panics
-    /// If `window` is even: only an odd one has a middle, and its mean lies neither before nor behind the curve.
-    pub fn smoothed_chart(
-        &mut self,
-        title: &str,
-        x_label: &str,
-        y_label: &str,
-        series: &[Series],
-        window: usize,
-    ) -> &mut Self {
-        assert!(window % 2 == 1, "the window has a middle");
-        self.push(chart::figure(title, [x_label, y_label], series, Some(window)))
+    /// Small line charts side by side.
+    pub fn charts(&mut self, charts: &[Chart]) -> &mut Self {
+        self.push(html! { div.charts { @for chart in charts { (chart.small_figure()) } } })
     }
 
     /// Facts by name: settings, times, the machine.
@@ -158,15 +156,17 @@ mod tests {
         let series = Series { name: text.into(), points: vec![(0.0, 1.0), (1.0, 0.5), (2.0, 0.25)] };
         let mut report = Report::new(text, text);
         report.paragraph(text).section(text).paragraph(text);
-        report.pictures(text, &[Picture { label: text.into(), png: png.clone() }]);
+        let picture = Picture { label: text.into(), png: png.clone() };
+        report.pictures(text, std::slice::from_ref(&picture));
         let column = || Column { group: text.into(), label: text.into() };
         report.picture_grid(&[text], &[column(), column()], &[vec![Some(png.clone()), None]]);
         report.table(&[text], &[vec![text.into()]]).key_values(&[(text, text)]);
         let (name, prompt, score) = (text.to_owned(), text.to_owned(), CaseScore::new(0.8, 0.3));
         report.scored_pictures(&[ScoredPicture { name, prompt, reference: png.clone(), drawn: png, score }]);
         report.file(text, text).command(text);
-        report.chart(text, text, text, std::slice::from_ref(&series));
-        report.smoothed_chart(text, text, text, &[series], 3);
+        let chart = Chart::new(text, [text, text], vec![series]).marked(1.0, text);
+        report.chart(&chart).charts(&[chart.smoothed(3)]);
+        report.large_picture(&picture).folded_picture(&picture);
         report.to_html()
     }
 

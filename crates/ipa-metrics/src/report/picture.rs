@@ -50,6 +50,14 @@ pub(super) fn row(caption: &str, pictures: &[Picture]) -> Markup {
     }
 }
 
+pub(super) fn large(Picture { label, png }: &Picture) -> Markup {
+    html! { figure.large.card { figcaption { (label) } (img(label, png)) } }
+}
+
+pub(super) fn folded(Picture { label, png }: &Picture) -> Markup {
+    html! { details.large.card { summary { (label) } (img(label, png)) } }
+}
+
 pub(super) fn grid(
     title: &str,
     row_labels: &[impl AsRef<str>],

@@ -5,6 +5,8 @@ use crate::TrainError;
 
 /// Keeps the number of steps far from overflow.
 const MAX_EPOCHS: u64 = 1_000_000;
+/// Most of a LoRA.
+const MAX_RANK: i64 = 1024;
 /// Most tokens a picture may become.
 const MAX_TOKENS: i64 = 1024;
 
@@ -18,25 +20,43 @@ impl TrainConfig {
         self.check_data()?;
         self.check_schedule()?;
         self.check_optimizer()?;
-        self.check_objective()
+        self.check_objective()?;
+        self.validation.check()
     }
 
     fn check_adapter(&self) -> Result<(), TrainError> {
-        let AdapterSettings { variant, features, num_tokens } = self.adapter;
+        let AdapterSettings { variant, features, num_tokens, lora_rank } = self.adapter;
         if variant.zip(features).is_some_and(|(variant, features)| !variant.reads(features)) {
             let allowed = "classic reads global ones and plus fine ones; simple and prefusion either";
             return refuse("features", &"not what the variant reads", allowed);
         }
         match num_tokens.filter(|num_tokens| !(1..=MAX_TOKENS).contains(num_tokens)) {
             Some(num_tokens) => refuse("num_tokens", &num_tokens, "choose 1 to 1024; 4 and 16 are usual"),
-            None => Ok(()),
+            None => match lora_rank.filter(|rank| !(1..=MAX_RANK).contains(rank)) {
+                Some(rank) => refuse("lora_rank", &rank, "choose 1 to 1024; 128 is published"),
+                None => Ok(()),
+            },
         }
     }
 
     fn check_data(&self) -> Result<(), TrainError> {
-        let DataSettings { resolution, image_drop, text_drop, both_drop } = self.data;
-        if !resolution.is_multiple_of(8) || !(8..=4096).contains(&resolution) {
-            return refuse("resolution", &resolution, "choose a multiple of 8 between 8 and 4096");
+        let DataSettings { resolution, flip, image_drop, text_drop, both_drop, bucket_step, cache_gib, .. } = self.data;
+        let sides = self.data.more_resolutions.iter().map(|side| ("more_resolutions", *side));
+        let sides = [("resolution", resolution)].into_iter().chain(sides);
+        let is_wrong = |side: u32| !side.is_multiple_of(8) || !(8..=4096).contains(&side);
+        if let Some((field, side)) = sides.into_iter().find(|(_, side)| is_wrong(*side)) {
+            return refuse(field, &side, "choose a multiple of 8 between 8 and 4096");
+        }
+        let sides = || [&resolution].into_iter().chain(&self.data.more_resolutions);
+        let divides = |step: u32| step > 0 && step.is_multiple_of(8) && sides().all(|side| side.is_multiple_of(step));
+        if let Some(step) = bucket_step.filter(|step| !divides(*step)) {
+            return refuse("bucket_step", &step, "choose a multiple of 8 that divides every resolution; 64 is usual");
+        }
+        if !(0.0..=1.0).contains(&flip) {
+            return refuse("flip", &flip, "choose 0 to 1; 0.5 mirrors every second row");
+        }
+        if !(0.0..=1e6).contains(&cache_gib) {
+            return refuse("cache_gib", &cache_gib, "choose 0 or more GiB");
         }
         let drops = [("image_drop", image_drop), ("text_drop", text_drop), ("both_drop", both_drop)];
         if let Some((field, share)) = drops.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
@@ -62,7 +82,10 @@ impl TrainConfig {
         if batch.checked_mul(accumulation).is_none_or(|rows| rows > 1 << 20) {
             return refuse("accumulation", &accumulation, "choose fewer: at most a million rows make a step");
         }
-        if self.output.keep_checkpoints == Some(0) {
+        if self.schedule.max_steps == Some(0) {
+            return refuse("max_steps", &0, "choose at least 1");
+        }
+        if self.output.keep_checkpoints == 0 {
             return refuse("keep_checkpoints", &0, "choose at least 1: a run goes on from the latest");
         }
         match epochs > MAX_EPOCHS {
@@ -119,7 +142,13 @@ mod tests {
         let refused = |text: &str| toml::from_str::<TrainConfig>(text).unwrap().check().unwrap_err().to_string();
         for (text, field) in [
             ("[data]\nresolution = 100", "`resolution`"),
+            ("[data]\nmore_resolutions = [100]", "`more_resolutions`"),
+            ("[data]\nbucket_step = 7", "`bucket_step`"),
+            ("[data]\nflip = 1.1", "`flip`"),
+            ("[data]\ncache_gib = -1.0", "`cache_gib`"),
             ("[data]\nimage_drop = 1.5", "`image_drop`"),
+            ("[adapter]\nlora_rank = 0", "`lora_rank`"),
+            ("[schedule]\nmax_steps = 0", "`max_steps`"),
             ("[data]\nimage_drop = 0.6\ntext_drop = 0.6", "`both_drop`"),
             ("[schedule]\naccumulation = 0", "`accumulation`"),
             ("[output]\nkeep_checkpoints = 0", "`keep_checkpoints`"),

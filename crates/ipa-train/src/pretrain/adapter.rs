@@ -173,21 +173,22 @@ impl<'a> Source<'a> {
         let kept = draws("adapter.images").uniform(&[num, 1]).ge(IMAGE_DROP_RATE);
         let image_features = self.image_embeds.index_select(0, &scenes) * kept.to_kind(Kind::Float);
         let ids = self.captions.ids(recipe.seed, "adapter.texts", &scenes, step);
-        (Batch { latents, noise, perturbation: None, timesteps, text_embeds: Tensor::new(), image_features }, ids)
+        let batch = Batch {
+            latents,
+            noise,
+            perturbation: None,
+            timesteps,
+            text_embeds: Tensor::new(),
+            image_features: Some(image_features),
+            face: None,
+            weights: None,
+            mask: None,
+        };
+        (batch, ids)
     }
 }
 
 fn halves_of(batch: &Batch) -> [Batch; 2] {
-    [0, 1].map(|index| {
-        let size = batch.latents.size()[0] / 2;
-        let cut = |tensor: &Tensor| tensor.narrow(0, index * size, size);
-        Batch {
-            latents: cut(&batch.latents),
-            noise: cut(&batch.noise),
-            perturbation: None,
-            timesteps: cut(&batch.timesteps),
-            text_embeds: cut(&batch.text_embeds),
-            image_features: cut(&batch.image_features),
-        }
-    })
+    let size = batch.latents.size()[0] / 2;
+    [batch.narrow(0, size), batch.narrow(size, size)]
 }

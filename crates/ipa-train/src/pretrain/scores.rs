@@ -104,7 +104,7 @@ pub fn score(
     let scenes: Vec<Scene> =
         (0..recipe.num_scored).map(|index| Scene::draw_at(0, FIRST_SCENE + index, Split::HeldOut)).collect();
     let references: Vec<RgbImage> = scenes.iter().map(|scene| render(scene, recipe.size)).collect();
-    let drawn = draw_all(pipelines, &scenes, &references, progress)?;
+    let drawn = draw_all(pipelines, &scenes, &references, draw, progress)?;
     let pictures = |of: fn(&Drawn) -> &RgbImage| drawn.iter().map(|drawn| of(drawn).clone()).collect::<Vec<_>>();
     let text = pictures(|drawn| &drawn.text);
     let (image, nothing) = (pictures(|drawn| &drawn.image), pictures(|drawn| &drawn.nothing));
@@ -139,29 +139,77 @@ fn retrieval(clip: &ClipModel, scenes: &[Scene], references: &[RgbImage]) -> Res
     Ok(proportion(found.iter().filter(|&&found| found).count(), found.len())?)
 }
 
+/// What comes of an adapter's picture of a scene.
+#[derive(Debug, Serialize)]
+pub struct AdapterScores {
+    /// Drawn from the reference image alone, λ = 1.
+    pub image: Judged,
+    /// Share of all five attributes that are right, over the scenes.
+    pub attributes: Interval,
+    /// Cosine of picture and reference in the scoring CLIP.
+    pub clip_i: Interval,
+}
+
+/// Draws so many scenes of held-out combinations after their pictures alone, in `num_steps` steps, and judges; the
+/// pipelines, all of the same model and adapter, share the work.
+///
+/// # Errors
+/// [`ScoresError`].
+///
+/// # Panics
+/// If there is no pipeline or no scene.
+pub fn score_adapter(
+    pipelines: &mut [Pipeline],
+    clip: &ClipModel,
+    (num_scenes, size, num_steps): (u64, u32, usize),
+    progress: impl Fn(u64) + Sync,
+) -> Result<AdapterScores, ScoresError> {
+    let scenes: Vec<Scene> =
+        (0..num_scenes).map(|index| Scene::draw_at(0, FIRST_SCENE + index, Split::HeldOut)).collect();
+    let references: Vec<RgbImage> = scenes.iter().map(|scene| render(scene, size)).collect();
+    let draw = |pipeline: &Pipeline, (seed, _, reference): Numbered| {
+        let request = GenerateRequest { seed, num_steps, ..GenerateRequest::default() };
+        draw_one(pipeline, &request, std::slice::from_ref(reference))
+    };
+    let pictures = draw_all(pipelines, &scenes, &references, draw, progress)?;
+    let share = |(picture, scene): (&RgbImage, &Scene)| {
+        let found = judge(picture).agreement(scene);
+        let found = [found.color, found.shape, found.fill, found.style, found.background];
+        found.into_iter().filter(|is_right| *is_right).count() as f64 / found.len() as f64
+    };
+    let shares: Vec<f64> = pictures.iter().zip(&scenes).map(share).collect();
+    let cosines = cosines(&clip.image_embeds(&pictures), &clip.image_embeds(&references))?;
+    Ok(AdapterScores {
+        image: judged(&pictures, &scenes)?,
+        attributes: bootstrap_mean(&shares, RESAMPLING_SEED)?,
+        clip_i: bootstrap_mean(&cosines, RESAMPLING_SEED)?,
+    })
+}
+
 /// Seed, scene, and the scene as a picture.
 type Numbered<'a> = (u64, &'a Scene, &'a RgbImage);
 
-fn draw_all(
+fn draw_all<T: Send>(
     pipelines: &mut [Pipeline],
     scenes: &[Scene],
     references: &[RgbImage],
+    draw: impl Fn(&Pipeline, Numbered) -> Result<T, PipelineError> + Sync,
     progress: impl Fn(u64) + Sync,
-) -> Result<Vec<Drawn>, PipelineError> {
+) -> Result<Vec<T>, PipelineError> {
     let _threads = ThreadLimit::shared_by(pipelines.len() as i32);
     let (share, done) = (scenes.len().div_ceil(pipelines.len()).max(1), AtomicU64::new(0));
     let pairs = scenes.iter().zip(references);
     let numbered: Vec<Numbered> = (0..).zip(pairs).map(|(seed, (scene, reference))| (seed, scene, reference)).collect();
-    let (done, progress) = (&done, &progress);
+    let (done, progress, draw) = (&done, &progress, &draw);
     thread::scope(|scope| {
         // A pipeline may move to another thread, but not be seen by two.
         let draw_share = |(pipeline, scenes): (&mut Pipeline, &[Numbered])| {
-            let draw_next = |&(seed, scene, reference): &Numbered| {
-                let drawn = draw(pipeline, seed, scene, reference);
+            let draw_next = |numbered: &Numbered| {
+                let drawn = draw(pipeline, *numbered);
                 progress(1 + done.fetch_add(1, Ordering::Relaxed));
                 drawn
             };
-            scenes.iter().map(draw_next).collect::<Result<Vec<Drawn>, _>>()
+            scenes.iter().map(draw_next).collect::<Result<Vec<T>, _>>()
         };
         let shares = pipelines.iter_mut().zip(numbered.chunks(share));
         let threads: Vec<_> = shares.map(|share| scope.spawn(move || draw_share(share))).collect();
@@ -170,16 +218,25 @@ fn draw_all(
     })
 }
 
-fn draw(pipeline: &Pipeline, seed: u64, scene: &Scene, reference: &RgbImage) -> Result<Drawn, PipelineError> {
+fn draw(pipeline: &Pipeline, (seed, scene, reference): Numbered) -> Result<Drawn, PipelineError> {
     let request = GenerateRequest { seed, ..GenerateRequest::default() };
     let captioned = GenerateRequest { prompt: judged_caption(scene), ..request.clone() };
     let bare = GenerateRequest { scale: 0.0, ..request.clone() };
-    let draw = |request: &GenerateRequest, references: &[RgbImage]| {
-        let generated = pipeline.generate(request, references, |_| ControlFlow::Continue(()));
-        Ok::<_, PipelineError>(generated?.pictures.swap_remove(0))
-    };
     let reference = std::slice::from_ref(reference);
-    Ok(Drawn { text: draw(&captioned, &[])?, image: draw(&request, reference)?, nothing: draw(&bare, reference)? })
+    Ok(Drawn {
+        text: draw_one(pipeline, &captioned, &[])?,
+        image: draw_one(pipeline, &request, reference)?,
+        nothing: draw_one(pipeline, &bare, reference)?,
+    })
+}
+
+fn draw_one(
+    pipeline: &Pipeline,
+    request: &GenerateRequest,
+    references: &[RgbImage],
+) -> Result<RgbImage, PipelineError> {
+    let generated = pipeline.generate(request, references, |_| ControlFlow::Continue(()));
+    Ok(generated?.pictures.swap_remove(0))
 }
 
 fn judged(pictures: &[RgbImage], scenes: &[Scene]) -> Result<Judged, MetricsError> {

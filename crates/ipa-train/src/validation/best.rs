@@ -83,9 +83,10 @@ mod tests {
     #[test]
     fn patience_counts_validations_since_the_best() {
         let best = Best::of(Metric::Loss, &results(Metric::Loss, &[0.5, 0.6, f64::NAN]));
-        assert_eq!([None, Some(3), Some(2), Some(1)].map(|patience| best.should_stop(patience)), [
-            false, false, true, true
-        ]);
+        assert_eq!(
+            [None, Some(3), Some(2), Some(1)].map(|patience| best.should_stop(patience)),
+            [false, false, true, true]
+        );
         let mut best = best;
         assert!(best.add(&ValidationResult { step: 4, loss: Some(0.4), ..Default::default() }));
         assert!(!best.should_stop(Some(1)));

@@ -99,7 +99,7 @@ impl Drawing<'_> {
         let empty = self.empty_text.expand([rows.len() as i64, -1, -1], false);
         let conditional = match text {
             Text::Empty => empty.shallow_clone(),
-            Text::Caption => stack(rows, EncodedRow::text_embeds),
+            Text::Caption => stack(rows, |row| &row.text_embeds),
         };
         let both = if self.is_guided() { Tensor::cat(&[empty, conditional], 0) } else { conditional };
         both.to_device(device).to_kind(kind)
@@ -116,7 +116,9 @@ impl Drawing<'_> {
         let (device, kind) = self.models.options();
         let features = features(rows, device);
         let tokens = match self.is_guided() {
-            true => Tensor::cat(&[adapter.ip_tokens(self.nothing(adapter, &features))?, adapter.ip_tokens(features)?], 0),
+            true => {
+                Tensor::cat(&[adapter.ip_tokens(self.nothing(adapter, &features))?, adapter.ip_tokens(features)?], 0)
+            }
             false => adapter.ip_tokens(features)?,
         };
         Ok(adapter.prompt_of(&adapter.fused(&tokens, text), scale).to_kind(kind))

@@ -1,5 +1,6 @@
 //! The held-out loss.
 
+use ipa_adapter::Features;
 use ipa_adapter::IpAdapter;
 use ipa_core::noise::Draws;
 use ipa_core::tch;
@@ -31,7 +32,8 @@ pub(super) struct HeldOutLoss {
 
 impl HeldOutLoss {
     pub(super) fn new(models: &FrozenModels, num_rows: usize, seed: u64) -> Self {
-        let objective = Objective::new(&ObjectiveSettings::default(), models).expect("every schedule has all its timesteps");
+        let objective =
+            Objective::new(&ObjectiveSettings::default(), models).expect("every schedule has all its timesteps");
         Self { objective, seed, num_rows, timesteps: stratified(models.schedule.len(), num_rows, seed) }
     }
 
@@ -68,17 +70,21 @@ impl HeldOutLoss {
         let numbered: Vec<(u64, &EncodedRow)> = positions.iter().map(|&index| (index as u64, rows[index])).collect();
         let rows: Vec<&EncodedRow> = positions.iter().map(|&index| rows[index]).collect();
         let timesteps: Vec<i64> = positions.iter().map(|&index| self.timesteps[index]).collect();
-        let mean = stack(&rows, |row| &row.posterior().mean);
-        let posterior = DiagonalGaussian { mean, logvar: stack(&rows, |row| &row.posterior().logvar) };
+        let mean = stack(&rows, |row| &row.posterior.mean);
+        let posterior = DiagonalGaussian { mean, logvar: stack(&rows, |row| &row.posterior.logvar) };
         let latents = posterior.sample(&noise(self.seed, "validation_posterior", &numbered)) * models.scaling_factor();
         let (device, kind) = models.options();
+        let Features { image, face, .. } = features(&rows, device);
         Batch {
             latents,
             noise: noise(self.seed, "validation_noise", &numbered),
             perturbation: None,
             timesteps: tch::Tensor::from_slice(&timesteps),
-            text_embeds: stack(&rows, EncodedRow::text_embeds).to_device(device).to_kind(kind),
-            image_features: features(&rows, device).image.expect("every row has its picture"),
+            text_embeds: stack(&rows, |row| &row.text_embeds).to_device(device).to_kind(kind),
+            image_features: image,
+            face,
+            weights: None,
+            mask: None,
         }
     }
 }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use ipa_adapter::{AdapterError, IpAdapter};
-use ipa_clip::{ClipModel, TokenizerError};
+use ipa_clip::TokenizerError;
 use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_formats::{FormatError, write_atomically};
 use ipa_metrics::{MetricsError, encode_png};
@@ -153,12 +153,11 @@ impl<'a> Validation<'a> {
         mut rows: Vec<HeldOut>,
         settings: ValidationSettings,
         seed: u64,
-        scorer: Option<ClipModel>,
     ) -> Result<Self, ValidationError> {
         if rows.is_empty() {
             return Err(ValidationError::NoRows);
         }
-        if settings.metric == Metric::ClipT && scorer.is_none() {
+        if settings.metric == Metric::ClipT && models.scorer().is_none() {
             return Err(ValidationError::NoClip);
         }
         models.sampler(settings.num_steps)?;
@@ -168,7 +167,7 @@ impl<'a> Validation<'a> {
         let references: Vec<Shown> = shown.into_iter().take(settings.num_references).collect();
         let scorer = match references.is_empty() {
             true => None,
-            false => Some(Scorer::new(models, scorer, &references)?),
+            false => Some(Scorer::new(models, &references)?),
         };
         let empty_text = models.text_embeds("")?.to_device(Device::Cpu).to_kind(Kind::Float);
         let loss = HeldOutLoss::new(models, encoded.len().min(settings.max_rows), seed);
@@ -252,7 +251,8 @@ impl<'a> Validation<'a> {
 
     fn write_grid<'p>(&'p self, path: &Path, drawn: &'p Drawn) -> Result<(), FormatError> {
         let heading = |first: &str, second: &str| [first.to_owned(), second.to_owned()];
-        let scales = |text: &'static str| self.settings.scales.iter().map(move |scale| heading(&format!("λ {scale}"), text));
+        let scales =
+            |text: &'static str| self.settings.scales.iter().map(move |scale| heading(&format!("λ {scale}"), text));
         let headings = [heading("reference", "held out"), heading("λ 0", "caption alone")].into_iter();
         let headings: Vec<[String; 2]> = headings.chain(scales("no caption")).chain(scales("with caption")).collect();
         let row = |(index, shown): (usize, &'p Shown)| {

@@ -15,7 +15,7 @@ pub(super) const AT_ONCE: usize = 4;
 pub(super) fn batches(rows: &[&EncodedRow]) -> Vec<Vec<usize>> {
     let mut by_size: BTreeMap<Vec<i64>, Vec<usize>> = BTreeMap::new();
     for (position, row) in rows.iter().enumerate() {
-        by_size.entry(row.posterior().mean.size()).or_default().push(position);
+        by_size.entry(row.posterior.mean.size()).or_default().push(position);
     }
     by_size.into_values().flat_map(|rows| rows.chunks(AT_ONCE).map(<[usize]>::to_vec).collect::<Vec<_>>()).collect()
 }
@@ -27,14 +27,17 @@ pub(super) fn stack<'a>(rows: &[&'a EncodedRow], part: impl Fn(&'a EncodedRow) -
 
 /// What the adapter reads of them, one reference a row.
 pub(super) fn features(rows: &[&EncodedRow], device: Device) -> Features {
-    Features::image(&stack(rows, EncodedRow::image_features).to_device(device))
+    let all = |part: fn(&EncodedRow) -> Option<&Tensor>| {
+        let parts: Vec<&Tensor> = rows.iter().filter_map(|row| part(row)).collect();
+        (!parts.is_empty()).then(|| Tensor::cat(&parts, 0).to_device(device))
+    };
+    Features { image: all(|row| row.image_features.as_ref()), face: all(|row| row.face.as_ref()), structure: 1.0 }
 }
 
 /// Normal numbers for every row, in the shape of its latents: those of its number whatever else is in the batch.
 pub(super) fn noise(seed: u64, purpose: &str, numbered: &[(u64, &EncodedRow)]) -> Tensor {
-    let drawn = |(number, row): &(u64, &EncodedRow)| {
-        Draws::counted(seed, purpose, *number).normal(&row.posterior().mean.size())
-    };
+    let drawn =
+        |(number, row): &(u64, &EncodedRow)| Draws::counted(seed, purpose, *number).normal(&row.posterior.mean.size());
     Tensor::cat(&numbered.iter().map(drawn).collect::<Vec<_>>(), 0)
 }
 

@@ -51,7 +51,6 @@ impl Scores {
 /// What scores, with what it says of references and captions.
 #[derive(Debug)]
 pub(super) struct Scorer {
-    clip: Option<ClipModel>,
     references: Tensor,
     /// References with a caption, and what CLIP says of the captions.
     captioned: Vec<usize>,
@@ -59,18 +58,15 @@ pub(super) struct Scorer {
 }
 
 impl Scorer {
-    pub(super) fn new(
-        models: &FrozenModels,
-        clip: Option<ClipModel>,
-        references: &[Shown],
-    ) -> Result<Self, ValidationError> {
+    pub(super) fn new(models: &FrozenModels, references: &[Shown]) -> Result<Self, ValidationError> {
         let captioned = (0..references.len()).filter(|&index| !references[index].caption.trim().is_empty());
         let captioned: Vec<usize> = captioned.collect();
         let texts: Vec<&str> = captioned.iter().map(|&index| references[index].caption.as_str()).collect();
-        let captions = clip.as_ref().filter(|_| !texts.is_empty()).map(|clip| clip.text_embeds(&texts)).transpose()?;
+        let captions =
+            models.scorer().filter(|_| !texts.is_empty()).map(|clip| clip.text_embeds(&texts)).transpose()?;
         let pictures: Vec<RgbImage> = references.iter().map(|shown| shown.picture.clone()).collect();
-        let embeds = embeds(clip.as_ref(), models, &pictures);
-        Ok(Self { clip, references: embeds, captioned, captions })
+        let embeds = embeds(models, &pictures);
+        Ok(Self { references: embeds, captioned, captions })
     }
 
     /// Scores pictures drawn from the references without text (`alone`) and with their captions.
@@ -86,15 +82,14 @@ impl Scorer {
         alone: &[RgbImage],
         captioned: &[RgbImage],
     ) -> Result<Scores, ValidationError> {
-        let named = |name: &str| name.to_owned() + if self.clip.is_some() { "" } else { "_own_encoder" };
-        let of = |pictures: &[RgbImage]| embeds(self.clip.as_ref(), models, pictures);
+        let named = |name: &str| name.to_owned() + if models.scorer().is_some() { "" } else { "_own_encoder" };
+        let of = |pictures: &[RgbImage]| embeds(models, pictures);
         let (alone_embeds, caption_embeds) = (of(alone), of(captioned));
         let mut scores = Scores::default();
         scores.add(named("clip_i"), &cosines(&alone_embeds, &self.references)?);
         let positions: Vec<i64> = self.captioned.iter().map(|&index| index as i64).collect();
-        let chosen = |embeds: &Tensor| {
-            embeds.index_select(0, &Tensor::from_slice(&positions).to_device(embeds.device()))
-        };
+        let chosen =
+            |embeds: &Tensor| embeds.index_select(0, &Tensor::from_slice(&positions).to_device(embeds.device()));
         if let Some(captions) = &self.captions {
             scores.add("clip_t".to_owned(), &cosines(&chosen(&caption_embeds), captions)?);
         }
@@ -109,8 +104,8 @@ impl Scorer {
     }
 }
 
-fn embeds(clip: Option<&ClipModel>, models: &FrozenModels, pictures: &[RgbImage]) -> Tensor {
-    match clip {
+fn embeds(models: &FrozenModels, pictures: &[RgbImage]) -> Tensor {
+    match models.scorer() {
         Some(clip) => clip.image_embeds(pictures),
         None => models.encoder().image_embeds(pictures),
     }

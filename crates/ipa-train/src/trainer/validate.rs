@@ -1,0 +1,114 @@
+//! Validations within a run.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use ipa_formats::FormatError;
+
+use super::batches::Batches;
+use super::finish::ADAPTER_FILE;
+use super::{Event, TrainError, Trainer};
+use crate::FrozenModels;
+use crate::config::TrainConfig;
+use crate::validation::{Best, Validation, ValidationError, ValidationResult, ValidationSettings, write_results};
+
+/// Folder of the adapter that did best on held-out rows.
+pub const BEST: &str = "best";
+
+/// How a run does on held-out rows.
+#[derive(Debug)]
+pub(super) struct Judge<'a> {
+    validation: Validation<'a>,
+    pub(super) results: Vec<ValidationResult>,
+    pub(super) best: Best,
+}
+
+impl<'a> Judge<'a> {
+    /// Of the first of the held-out rows; none if nothing is held out.
+    pub(super) fn new(
+        models: &'a FrozenModels,
+        batches: &mut Batches,
+        held_out: &[u32],
+        config: &TrainConfig,
+    ) -> Result<Option<Self>, TrainError> {
+        let settings = &config.validation;
+        if held_out.is_empty() {
+            return Ok(None);
+        }
+        let looked_at = held_out.iter().take(settings.num_rows());
+        let rows = looked_at.map(|row| batches.held_out(*row)).collect::<Result<Vec<_>, _>>()?;
+        let validation = Validation::new(models, rows, settings.clone(), config.seed)?;
+        Ok(Some(Self { validation, results: Vec::new(), best: Best::new(settings.metric) }))
+    }
+
+    /// What was found before a run was resumed.
+    pub(super) fn restore(&mut self, results: Vec<ValidationResult>, settings: &ValidationSettings) {
+        self.best = Best::of(settings.metric, &results);
+        self.results = results;
+    }
+}
+
+impl Trainer<'_> {
+    /// Whether there is a validation after the step that was done last, and there was none yet.
+    pub(super) fn is_to_be_validated(&self) -> bool {
+        let every = self.config.validation.every;
+        let is_due = every.is_some_and(|every| self.done.is_multiple_of(every)) || self.done == self.num_steps();
+        let judged = self.judge.as_ref().map(|judge| judge.results.last().map(|result| result.step));
+        is_due && self.done > 0 && judged.is_some_and(|last| last != Some(self.done))
+    }
+
+    /// What held-out rows say of the adapter as it stands, the average of its steps if there is one.
+    ///
+    /// # Errors
+    /// [`TrainError::Validation`] if nothing is held out, or it cannot be judged.
+    pub(crate) fn judged(&mut self, folder: &Path) -> Result<ValidationResult, TrainError> {
+        Ok(self.judge(folder, &mut |_| ControlFlow::Continue(()))?)
+    }
+
+    fn judge(
+        &mut self,
+        folder: &Path,
+        heard: &mut impl FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<ValidationResult, ValidationError> {
+        self.with_average(|this| {
+            if let Some(low_rank) = &mut this.low_rank {
+                low_rank.refresh();
+            }
+            let unet = this.low_rank.as_ref().map_or(&this.models.unet.model, |low_rank| low_rank.unet());
+            let judge = this.judge.as_ref().ok_or(ValidationError::NoRows)?;
+            let progress = |progress| heard(Event::Validating(progress));
+            judge.validation.run(unet, &this.adapter, this.done, folder, progress)
+        })
+    }
+
+    /// Looks at the adapter, the average of its steps if there is one; writes down what it found, and the adapter if it is
+    /// the best so far.
+    ///
+    /// # Errors
+    /// [`TrainError`]; a request to stop leaves a checkpoint.
+    pub(super) fn validate(
+        &mut self,
+        folder: &Path,
+        heard: &mut impl FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<ValidationResult, TrainError> {
+        let result = match self.judge(folder, heard) {
+            Err(ValidationError::Interrupted) => {
+                self.save(folder)?;
+                return Err(TrainError::Interrupted { step: self.done });
+            }
+            judged => judged?,
+        };
+        let judge = self.judge.as_mut().expect("it has just judged");
+        judge.results.push(result.clone());
+        let is_best = judge.best.add(&result);
+        write_results(folder, &judge.results)?;
+        if is_best {
+            let best = folder.join(BEST);
+            fs::create_dir_all(&best).map_err(|source| FormatError::Write { path: best.clone(), source })?;
+            self.write_adapter(&best.join(ADAPTER_FILE))?;
+        }
+        let _ = heard(Event::Validated(&result)); // whoever wants to stop is asked at the next step
+        Ok(result)
+    }
+}
