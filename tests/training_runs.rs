@@ -9,11 +9,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use ipa_adapter::{AdapterFile, AdapterOptions, ImageFeatures};
-use ipa_core::tch::Tensor;
+use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_formats::AdapterVariant;
 use ipa_sample::{AdapterSource, GenerateRequest, Pipeline};
 use ipa_train::{
-    AdapterSettings, Dataset, Event, FeatureKind, FrozenModels, LearningRate, TrainConfig, TrainError, Trainer, Variant,
+    AdapterSettings, Cache, CropChoice, Dataset, Event, FeatureKind, FrozenModels, LearningRate, TrainConfig,
+    TrainError, Trainer, Variant,
 };
 use serde_json::json;
 use support::{F32, Fixture, fixture_path, relative_error, tiny_sd};
@@ -410,4 +411,128 @@ fn only_so_many_checkpoints_are_kept_and_the_latest_goes_on() {
     let mut resumed = Trainer::new(&models, &dataset, config, None).unwrap();
     resumed.resume(out.path()).unwrap();
     assert_eq!(resumed.steps_done(), 6);
+}
+
+/// One row of three is held out, and looked at after every second step.
+fn with_validations(every: Option<u64>) -> TrainConfig {
+    let mut config = recipe(4, 1, 3);
+    config.validation.held_out = 0.5;
+    (config.validation.every, config.validation.num_steps, config.validation.scales) = (every, 2, vec![1.0]);
+    config.optimizer.ema_decay = Some(0.5);
+    config
+}
+
+#[test]
+fn validations_change_nothing_and_a_resumed_run_finds_the_same() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let split = dataset.split(0.5);
+    assert!(!split.train.is_empty() && !split.held_out.is_empty(), "{split:?}");
+    let start = |every| Trainer::new(&models, &dataset, with_validations(every), None).unwrap();
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [plain, whole, killed] = [0, 1, 2].map(|index| folders[index].path());
+    start(None).run(plain, go_on).unwrap();
+    start(Some(2)).run(whole, go_on).unwrap();
+    start(Some(2)).run(killed, stop_at(3)).unwrap_err();
+    let mut resumed = start(Some(2));
+    resumed.resume(killed).unwrap();
+    resumed.run(killed, go_on).unwrap();
+    let bytes = |folder: &Path, name: &str| fs::read(folder.join(name)).unwrap();
+    assert!(bytes(plain, ADAPTER) == bytes(whole, ADAPTER));
+    for name in [ADAPTER, "validation.jsonl", "losses.jsonl", "best/ip_adapter.safetensors", "training_report.html"] {
+        assert!(bytes(killed, name) == bytes(whole, name), "{name}");
+    }
+    let lines = |folder: &Path| fs::read_to_string(folder.join("validation.jsonl")).unwrap().lines().count();
+    let steps = 4 * split.train.len();
+    assert_eq!((lines(plain), lines(whole)), (1, steps / 2));
+}
+
+#[test]
+fn a_run_ends_when_patience_does() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let mut config = with_validations(Some(1));
+    config.optimizer.learning_rate = 1e-30; // nothing ever gets better
+    config.optimizer.ema_decay = None;
+    (config.validation.patience, config.validation.num_references) = (Some(2), 0);
+    let mut trainer = Trainer::new(&models, &dataset, config, None).unwrap();
+    trainer.run(out.path(), go_on).unwrap();
+    assert_eq!(trainer.steps_done(), 3);
+    assert!(out.path().join(ADAPTER).is_file());
+}
+
+#[test]
+fn caches_and_recomputation_change_no_loss() {
+    let (models, (_pictures, dataset), folder) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let losses = |change: &dyn Fn(&mut TrainConfig)| trained(&models, &dataset, change).1;
+    let plain = losses(&|_| {});
+    let disk = |config: &mut TrainConfig| {
+        config.data.cache = Cache::Disk;
+        config.data.cache_folder = Some(folder.path().into());
+    };
+    assert_eq!(losses(&|config| config.data.cache = Cache::None), plain);
+    assert_eq!(losses(&|config| config.data.cache_gib = 0.0), plain);
+    assert_eq!(losses(&disk), plain);
+    assert_eq!(losses(&disk), plain); // read from the files
+    let recomputed = losses(&|config| config.model.recompute = true);
+    assert!(recomputed.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-5 * b), "{recomputed:?} {plain:?}");
+}
+
+#[test]
+fn buckets_resolutions_flips_and_crops_train_and_resume() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let start = || {
+        let mut config = recipe(3, 2, 2);
+        (config.data.more_resolutions, config.data.bucket_step) = (vec![48], Some(8));
+        (config.data.flip, config.data.crop) = (0.5, CropChoice::Random);
+        Trainer::new(&models, &dataset, config, None).unwrap()
+    };
+    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    start().run(whole.path(), go_on).unwrap();
+    start().run(killed.path(), stop_at(3)).unwrap_err();
+    let mut resumed = start();
+    resumed.resume(killed.path()).unwrap();
+    resumed.run(killed.path(), go_on).unwrap();
+    let bytes = |folder: &TempDir| fs::read(folder.path().join(ADAPTER)).unwrap();
+    assert!(bytes(&whole) == bytes(&killed));
+}
+
+/// Through a UNet in f16: rounding aside, what f32 finds.
+#[test]
+fn f16_trains_with_a_loss_scale_and_resumes() {
+    let (_pictures, dataset) = dataset();
+    let half = FrozenModels::load(&tiny_sd(""), None, (Device::Cpu, Kind::Half)).unwrap();
+    let mut config = recipe(2, 2, 1);
+    config.optimizer.weight_decay = 0.0;
+    let start = || Trainer::new(&half, &dataset, config.clone(), None).unwrap();
+    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut steps = Vec::new();
+    start().run(whole.path(), note(&mut steps)).unwrap();
+    start().run(killed.path(), stop_at(2)).unwrap_err();
+    let mut resumed = start();
+    resumed.resume(killed.path()).unwrap();
+    resumed.run(killed.path(), go_on).unwrap();
+    let bytes = |folder: &TempDir| fs::read(folder.path().join(ADAPTER)).unwrap();
+    assert!(bytes(&whole) == bytes(&killed));
+    let mut exact = Vec::new();
+    let out = tempfile::tempdir().unwrap();
+    Trainer::new(&models(), &dataset, config.clone(), None).unwrap().run(out.path(), note(&mut exact)).unwrap();
+    assert!(steps.iter().zip(&exact).all(|(a, b)| (a.1 - b.1).abs() < 1e-2 * b.1), "{steps:?} {exact:?}");
+}
+
+#[test]
+fn a_number_that_is_none_stops_the_run_by_name_and_leaves_the_checkpoint() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let mut trainer = start(&models, &dataset, 2);
+    let variables = trainer.adapter().variables();
+    let broken = "ip_adapter.5.to_v_ip.weight";
+    let breaks = |event: Event| {
+        if matches!(event, Event::Step { progress, .. } if progress.step == 3) {
+            let _ = tch::no_grad(|| variables[broken].shallow_clone().fill_(f64::NAN));
+        }
+        ControlFlow::Continue(())
+    };
+    let error = trainer.run(out.path(), breaks).unwrap_err();
+    assert!(matches!(&error, TrainError::NotANumber { step: 4, tensor } if tensor.contains(broken)), "{error}");
+    let mut resumed = start(&models, &dataset, 2);
+    resumed.resume(out.path()).unwrap();
+    assert_eq!(resumed.steps_done(), 2);
 }

@@ -1,12 +1,13 @@
 //! From pictures and captions to cosines, by the CLIP that scores.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use image::RgbImage;
 use ipa_clip::ClipModel;
 use ipa_core::tch::{Device, Kind};
 use ipa_train::pretrain::scores::cosines;
+use ipa_train::scoring_clip;
 
 use crate::model::ModelSource;
 
@@ -15,11 +16,9 @@ use crate::model::ModelSource;
 /// # Errors
 /// If there is none, or it cannot be loaded.
 pub(crate) fn clip_model(named: Option<&Path>, source: &ModelSource, options: (Device, Kind)) -> Result<ClipModel> {
-    let own = source.files.folder("clip");
-    let folder: PathBuf = named.map(Path::to_path_buf).or(own).context(
+    scoring_clip(&source.files, named, options)?.context(
         "nothing to score with: name a whole CLIP with `--clip`, such as a folder of openai/clip-vit-large-patch14",
-    )?;
-    Ok(ClipModel::load(&folder, options)?)
+    )
 }
 
 /// Cosines of pictures with their references, pair by pair.

@@ -52,7 +52,7 @@ pub use dataset::{
     Buckets, CheckSettings, CheckedRow, Crop, DataError, Dataset, DatasetCheck, Finding, Place, Row, RowDrops, Sample,
     Source, Split, batches, check_dataset, resize_to_cover, training_pixels,
 };
-pub use encode::{EncodedRow, Reads, View};
+pub use encode::{EncodedRow, Reads, RowEncoder, View};
 pub use low_rank::LowRankUnet;
 pub use models::{EncodeError, FrozenModels, ModelsError};
 pub use objective::{Batch, Drops, drops, training_loss};

@@ -26,7 +26,7 @@ pub(crate) fn of_run(adapter: &IpAdapter, config: &TrainConfig, steps: u64) -> V
         "encoder": encoder,
         "base": { "family": family, "layers": layers, "cross_attention_dim": width },
         "steps": steps,
-        "config": config,
+        "config": config.recorded(),
         "licence": "its maker's to choose; what is drawn with it stays under the terms of the base model",
     });
     if let (Some(num_tokens), Some(fields)) = (num_tokens, metadata.as_object_mut()) {

@@ -221,9 +221,15 @@ impl Dataset {
     }
 
     /// Holds out about this share of the rows, by a digest of their keys alone: rows that are added, moved or taken away
-    /// change the part of no other, and of two shares the smaller's rows are among the larger's.
+    /// change the part of no other, and of two shares the smaller's rows are among the larger's. Of few rows that may be
+    /// none or all: one is held out then, or one is left to learn from.
     pub fn split(&self, held_out: f64) -> Split {
-        let below = (held_out.clamp(0.0, 1.0) * 2f64.powi(32)) as u64;
+        let mut below = (held_out.clamp(0.0, 1.0) * 2f64.powi(32)) as u64;
+        let hashes = || self.hashes.iter().map(|&hash| u64::from(hash));
+        if held_out > 0.0 && held_out < 1.0 && self.len() > 1 {
+            let (lowest, highest) = (hashes().min().unwrap_or_default(), hashes().max().unwrap_or_default());
+            below = below.max(lowest + 1).min(highest);
+        }
         let (held_out, train) = (0..self.len() as u32).partition(|&row| u64::from(self.hashes[row as usize]) < below);
         Split { train, held_out }
     }

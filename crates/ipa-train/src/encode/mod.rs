@@ -3,7 +3,7 @@
 mod store;
 
 use image::{GrayImage, RgbImage};
-use ipa_adapter::ImageFeatures;
+use ipa_adapter::{ImageFeatures, IpAdapter, ProjectionConfig};
 use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_vae::DiagonalGaussian;
 use serde_json::json;
@@ -60,17 +60,30 @@ pub struct Reads {
     pub face: Option<(i64, bool)>,
 }
 
+impl Reads {
+    /// What this one reads.
+    pub fn of(adapter: &IpAdapter) -> Self {
+        let projection = &adapter.config().projection;
+        let several = matches!(projection, ProjectionConfig::Portrait(_));
+        Self { image: adapter.image_features(), face: projection.face_width().map(|width| (width, several)) }
+    }
+}
+
 /// Encodes rows, and keeps what it encoded.
 #[derive(Debug)]
-pub(crate) struct Encoder<'a> {
+pub struct RowEncoder<'a> {
     models: &'a FrozenModels,
     dataset: &'a Dataset,
     reads: Reads,
     store: Store,
 }
 
-impl<'a> Encoder<'a> {
-    pub(crate) fn new(
+impl<'a> RowEncoder<'a> {
+    /// For an adapter that reads so much of rows; what is kept, and where, is of the settings.
+    ///
+    /// # Errors
+    /// [`TrainError::File`] if the folder of a cache cannot be used.
+    pub fn new(
         models: &'a FrozenModels,
         dataset: &'a Dataset,
         reads: Reads,
@@ -83,7 +96,7 @@ impl<'a> Encoder<'a> {
     ///
     /// # Errors
     /// [`EncodeError`] naming the row.
-    pub(crate) fn row(&mut self, row: u32, view: View) -> Result<EncodedRow, EncodeError> {
+    pub fn row(&mut self, row: u32, view: View) -> Result<EncodedRow, EncodeError> {
         let sample = self.dataset.sample(row as usize)?;
         let mut posterior = self.posterior(row, &sample, view)?;
         let (logvar, mean) = (posterior.pop(), posterior.pop());
@@ -181,7 +194,7 @@ impl<'a> Encoder<'a> {
     /// A row's key, caption and reference as validations show them.
     ///
     /// # Errors
-    /// As [`Encoder::row`].
+    /// As [`RowEncoder::row`].
     pub(crate) fn shown(&self, row: u32) -> Result<(String, String, RgbImage), EncodeError> {
         let sample = self.dataset.sample(row as usize)?;
         let reference = sample.reference.as_ref().unwrap_or(&sample.picture).picture()?;

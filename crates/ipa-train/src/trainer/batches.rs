@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::config::{CropChoice, TrainConfig};
 use crate::dataset::{Buckets, Crop, DataError, Dataset, batches};
-use crate::encode::{EncodedRow, Encoder, Reads, View};
+use crate::encode::{EncodedRow, Reads, RowEncoder, View};
 use crate::models::EncodeError;
 use crate::objective::{Batch, Objective, drops};
 use crate::validation::HeldOut;
@@ -18,7 +18,7 @@ use crate::{FrozenModels, TrainError};
 pub(crate) struct Batches<'a> {
     models: &'a FrozenModels,
     dataset: &'a Dataset,
-    encoder: Encoder<'a>,
+    encoder: RowEncoder<'a>,
     config: TrainConfig,
     rows: Vec<u32>,
     buckets: Option<Shapes>,
@@ -44,7 +44,7 @@ impl<'a> Batches<'a> {
         config: &TrainConfig,
         reads: Reads,
     ) -> Result<Self, TrainError> {
-        let encoder = Encoder::new(models, dataset, reads, &config.data)?;
+        let encoder = RowEncoder::new(models, dataset, reads, &config.data)?;
         let on_cpu = |tensor: Tensor| tensor.to_device(Device::Cpu).to_kind(Kind::Float);
         let mut all = Self {
             empty_text: on_cpu(models.text_embeds("").map_err(EncodeError::from)?),

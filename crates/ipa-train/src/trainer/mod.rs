@@ -29,6 +29,7 @@ pub use validate::BEST;
 use crate::checkpoint::{self, check_unused, latest_checkpoint};
 use crate::config::TrainConfig;
 use crate::dataset::Dataset;
+use crate::encode::Reads;
 use crate::losses::{self, StepLoss};
 use crate::low_rank::LowRankUnet;
 use crate::models::FrozenModels;
@@ -73,7 +74,7 @@ impl<'a> Trainer<'a> {
         config.check()?;
         let adapter = start::adapter(models, &config, init_adapter)?;
         let split = start::split(dataset, &config)?;
-        let mut batches = Batches::new(models, dataset, split.train, &config, start::reads(&adapter))?;
+        let mut batches = Batches::new(models, dataset, split.train, &config, Reads::of(&adapter))?;
         let judge = Judge::new(models, &mut batches, &split.held_out, &config)?;
         let identity = identity::of_run(models, dataset, &config, init_adapter)?;
         let low_rank = LowRankUnet::new(&models.unet, &adapter);

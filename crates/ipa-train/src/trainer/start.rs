@@ -1,6 +1,6 @@
 //! What a run starts from.
 
-use ipa_adapter::{AdapterFile, IpAdapter, ProjectionConfig};
+use ipa_adapter::{AdapterFile, IpAdapter};
 use ipa_core::tch::Kind;
 use ipa_sample::AdapterSource;
 
@@ -8,7 +8,6 @@ use super::TrainError;
 use super::scale::LossScale;
 use crate::config::TrainConfig;
 use crate::dataset::{Dataset, Split};
-use crate::encode::Reads;
 use crate::models::FrozenModels;
 use crate::variant::{Around, num_tokens};
 use crate::{FeatureKind, Variant};
@@ -58,15 +57,6 @@ fn check_kind(adapter: &IpAdapter, config: &TrainConfig) -> Result<(), TrainErro
     match differs.into_iter().find(|(_, differs)| *differs) {
         Some((field, _)) => Err(TrainError::OtherKind { field }),
         None => Ok(()),
-    }
-}
-
-/// What an adapter reads of a row.
-pub(super) fn reads(adapter: &IpAdapter) -> Reads {
-    let projection = &adapter.config().projection;
-    Reads {
-        image: adapter.image_features(),
-        face: projection.face_width().map(|width| (width, matches!(projection, ProjectionConfig::Portrait(_)))),
     }
 }
 

@@ -1,10 +1,10 @@
-//! The sample grid: a row a reference, with a heading over every column and the caption under every row.
+//! The sample grid: a row a reference, with a heading over every column and the row's name and caption under it.
 
 use std::convert::Infallible;
 
 use embedded_graphics::Pixel;
 use embedded_graphics::mono_font::MonoTextStyle;
-use embedded_graphics::mono_font::iso_8859_7::FONT_7X13 as FONT; // the Greek part has λ
+use embedded_graphics::mono_font::iso_8859_1::FONT_7X13 as FONT;
 use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
 use embedded_graphics::prelude::{Dimensions, DrawTarget, Drawable, Point, Size};
 use embedded_graphics::primitives::Rectangle;
@@ -23,7 +23,7 @@ const INK: Rgb888 = Rgb888::new(40, 40, 40);
 /// One row.
 #[derive(Debug)]
 pub(super) struct GridRow<'a> {
-    pub(super) caption: &'a str,
+    pub(super) label: &'a str,
     /// The reference first, then one drawn picture a column.
     pub(super) pictures: Vec<&'a RgbImage>,
 }
@@ -43,7 +43,7 @@ pub(super) fn grid(headings: &[[String; 2]], rows: &[GridRow]) -> RgbImage {
             sheet.write(text, (GAP + column * step_x, GAP + line * LINE), cell.0);
         }
     }
-    for (row, GridRow { caption, pictures }) in (0..).zip(rows) {
+    for (row, GridRow { label, pictures }) in (0..).zip(rows) {
         let y = top + row * step_y;
         for (column, picture) in (0..).zip(pictures) {
             let picture = fitted(picture, cell);
@@ -52,7 +52,7 @@ pub(super) fn grid(headings: &[[String; 2]], rows: &[GridRow]) -> RgbImage {
             let (width, height) = picture.dimensions();
             imageops::replace(&mut sheet.0, &picture, x + within(cell.0, width), y + within(cell.1, height));
         }
-        sheet.write(caption, (GAP, y + cell.1 + GAP / 2), size.0 - 2 * GAP);
+        sheet.write(label, (GAP, y + cell.1 + GAP / 2), size.0 - 2 * GAP);
     }
     sheet.0
 }
@@ -86,7 +86,7 @@ fn fitted(picture: &RgbImage, cell: (u32, u32)) -> RgbImage {
 struct Sheet(RgbImage);
 
 impl Sheet {
-    /// One line, cut to `width` pixels.
+    /// One line, cut to `width` pixels; letters that the font lacks become question marks.
     fn write(&mut self, text: &str, (x, y): (u32, u32), width: u32) {
         let room = (width / FONT.character_size.width) as usize;
         let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -125,11 +125,11 @@ impl DrawTarget for Sheet {
 mod tests {
     use super::*;
 
-    fn sample(reference: (u32, u32), drawn: (u32, u32), caption: &str) -> RgbImage {
+    fn sample(reference: (u32, u32), drawn: (u32, u32), label: &str) -> RgbImage {
         let reference = RgbImage::from_pixel(reference.0, reference.1, Rgb([200, 30, 30]));
         let drawn = RgbImage::from_pixel(drawn.0, drawn.1, Rgb([30, 30, 200]));
-        let headings = [["reference".to_owned(), String::new()], ["λ 1".to_owned(), "no caption".to_owned()]];
-        grid(&headings, &[GridRow { caption, pictures: vec![&reference, &drawn] }])
+        let headings = [["reference".to_owned(), String::new()], ["scale 1".to_owned(), "no caption".to_owned()]];
+        grid(&headings, &[GridRow { label, pictures: vec![&reference, &drawn] }])
     }
 
     #[test]
@@ -147,8 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn headings_and_captions_are_written_and_long_ones_cut() {
-        let ink = |caption: &str| sample((64, 64), (64, 64), caption).pixels().filter(|p| p.0 == [40; 3]).count();
+    fn headings_and_labels_are_written_and_long_ones_cut() {
+        let ink = |label: &str| sample((64, 64), (64, 64), label).pixels().filter(|p| p.0 == [40; 3]).count();
         assert!(ink("a rabbit") > ink(""));
         assert!(ink("") > 0);
         let long = "a very long caption ".repeat(20);

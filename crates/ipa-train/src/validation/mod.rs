@@ -88,6 +88,14 @@ pub struct HeldOut {
     pub encoded: EncodedRow,
 }
 
+impl HeldOut {
+    fn parts(self) -> (Shown, EncodedRow) {
+        let Self { key, text: caption, reference: picture, encoded } = self;
+        let label = if caption.trim().is_empty() { key } else { format!("{key}: {caption}") };
+        (Shown { label, caption, picture }, encoded)
+    }
+}
+
 /// How far a validation is, in calls of the UNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ValidationProgress {
@@ -122,6 +130,7 @@ impl Work<'_> {
 /// A row whose pictures are drawn, as it is shown.
 #[derive(Debug)]
 struct Shown {
+    label: String,
     caption: String,
     picture: RgbImage,
 }
@@ -142,8 +151,8 @@ pub struct Validation<'a> {
 }
 
 impl<'a> Validation<'a> {
-    /// Of held-out rows, of which at most [`ValidationSettings::num_rows`] are looked at. Without a CLIP the model's
-    /// image encoder scores likeness to references, by which adapters learned to see: such scores flatter.
+    /// Of held-out rows, of which the first [`ValidationSettings::num_rows`] are looked at. Without a CLIP the model's
+    /// image encoder scores likeness to references: adapters see by it, so that such scores flatter them.
     ///
     /// # Errors
     /// [`ValidationError`] if there is no row, `metric` needs a CLIP, the model cannot draw in so many steps, or
@@ -162,8 +171,7 @@ impl<'a> Validation<'a> {
         }
         models.sampler(settings.num_steps)?;
         rows.truncate(settings.num_rows());
-        let (shown, encoded): (Vec<Shown>, Vec<EncodedRow>) =
-            rows.into_iter().map(|row| (Shown { caption: row.text, picture: row.reference }, row.encoded)).unzip();
+        let (shown, encoded): (Vec<Shown>, Vec<EncodedRow>) = rows.into_iter().map(HeldOut::parts).unzip();
         let references: Vec<Shown> = shown.into_iter().take(settings.num_references).collect();
         let scorer = match references.is_empty() {
             true => None,
@@ -252,13 +260,13 @@ impl<'a> Validation<'a> {
     fn write_grid<'p>(&'p self, path: &Path, drawn: &'p Drawn) -> Result<(), FormatError> {
         let heading = |first: &str, second: &str| [first.to_owned(), second.to_owned()];
         let scales =
-            |text: &'static str| self.settings.scales.iter().map(move |scale| heading(&format!("λ {scale}"), text));
-        let headings = [heading("reference", "held out"), heading("λ 0", "caption alone")].into_iter();
+            |text: &'static str| self.settings.scales.iter().map(move |scale| heading(&format!("scale {scale}"), text));
+        let headings = [heading("reference", "held out"), heading("scale 0", "caption alone")].into_iter();
         let headings: Vec<[String; 2]> = headings.chain(scales("no caption")).chain(scales("with caption")).collect();
         let row = |(index, shown): (usize, &'p Shown)| {
             let own = [&shown.picture, &drawn.plain[index]].into_iter();
             let pictures = drawn.alone.iter().chain(&drawn.captioned).map(|pictures| &pictures[index]);
-            GridRow { caption: &shown.caption, pictures: own.chain(pictures).collect() }
+            GridRow { label: &shown.label, pictures: own.chain(pictures).collect() }
         };
         let rows: Vec<GridRow> = self.references.iter().enumerate().map(row).collect();
         let bytes = encode_png(&grid(&headings, &rows));

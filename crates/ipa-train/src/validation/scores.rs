@@ -1,6 +1,7 @@
 //! Numbers of the drawn pictures.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use image::{RgbImage, imageops};
 use ipa_clip::preprocess::{Filter, resize};
@@ -19,10 +20,10 @@ use crate::pretrain::scores::{cosines, to_array};
 /// [`ClipError`] naming the file at fault.
 pub fn scoring_clip(
     model: &ModelFiles,
-    named: Option<&std::path::Path>,
+    named: Option<&Path>,
     options: (Device, Kind),
 ) -> Result<Option<ClipModel>, ClipError> {
-    let folder = named.map(std::path::Path::to_path_buf).or_else(|| model.folder("clip"));
+    let folder = named.map(Path::to_path_buf).or_else(|| model.folder("clip"));
     folder.map(|folder| ClipModel::load(&folder, options)).transpose()
 }
 
