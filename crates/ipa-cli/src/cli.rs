@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{check, completions, demo, doctor, embed, generate, inspect, train, tune};
+use crate::{bench, check, completions, demo, doctor, embed, generate, inspect, train, tune};
 
 /// Image prompts for Stable Diffusion: train, check and use IP-Adapters, without Python.
 #[derive(Debug, Parser)]
@@ -27,6 +27,7 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     Embed(embed::EmbedArgs),
     Inspect(inspect::InspectArgs),
+    Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -41,6 +42,7 @@ impl Command {
             Self::Demo(args) => demo::run(&args),
             Self::Embed(args) => embed::run(&args),
             Self::Inspect(args) => inspect::run(&args),
+            Self::Bench(args) => bench::run(&args),
             Self::Doctor(args) => doctor::run(&args),
             Self::Completions(args) => completions::run(&args),
         }

@@ -4,6 +4,7 @@
 //! arguments were wrong.
 
 mod args;
+mod bench;
 mod check;
 mod cli;
 mod completions;

@@ -21,9 +21,11 @@ mod hook;
 mod resnet;
 mod time;
 mod unet;
+mod work;
 
 pub use blocks::{Conditions, Flow};
 pub use config::{PerLevel, Site, UnetConfig};
 pub use hook::{CrossAttentionHook, NoHook, SiteId};
 pub use time::timestep_embedding;
 pub use unet::Unet;
+pub use work::{CallSize, Operation, OperationKind};

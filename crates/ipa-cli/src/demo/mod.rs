@@ -1,7 +1,7 @@
 //! `ipa demo`
 
 mod evaluation;
-mod machine;
+pub(crate) mod machine;
 mod page;
 mod pictures;
 
