@@ -1,12 +1,9 @@
-//! Memory in use, as far as the system tells: on Linux, and of NVIDIA's cards.
+//! Memory in use, as far as the system tells: main memory, on Linux.
 
 use std::fs;
-use std::process::Command;
 
 use ipa_core::tch::Device;
 use serde::Serialize;
-
-use super::measure::finish;
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -36,7 +33,7 @@ impl Before {
                 let _ = fs::write("/proc/self/clear_refs", "5");
                 status("VmRSS")
             }
-            _ => on_card(device),
+            _ => None, // of a card libtorch's bindings tell nothing
         };
         Self { device, gib }
     }
@@ -46,7 +43,7 @@ impl Before {
         let weights_gib = self.gib?;
         let peak_gib = match self.device {
             Device::Cpu => status("VmHWM")?,
-            device => on_card(device)?, // libtorch gives nothing back to a card's driver
+            _ => return None,
         };
         Some(Memory { peak_gib, weights_gib, above_weights_gib: peak_gib - weights_gib })
     }
@@ -62,21 +59,6 @@ fn entry(text: &str, name: &str) -> Option<f64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0 / GIB)
 }
 
-fn on_card(device: Device) -> Option<f64> {
-    let Device::Cuda(_) = device else { return None };
-    finish(device);
-    let query = ["--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"];
-    let output = Command::new("nvidia-smi").args(query).output().ok()?;
-    used_by(&String::from_utf8(output.stdout).ok()?, std::process::id())
-}
-
-/// Of `1234, 5678`: process, and MiB.
-fn used_by(text: &str, process: u32) -> Option<f64> {
-    let lines = text.lines().filter_map(|line| line.split_once(','));
-    let mut own = lines.filter(|(id, _)| id.trim().parse() == Ok(process));
-    Some(own.next()?.1.trim().parse::<f64>().ok()? / 1024.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,8 +67,6 @@ mod tests {
     fn what_the_system_tells_is_understood() {
         assert_eq!(entry("VmHWM:\t 2097152 kB\nVmRSS:\t 1048576 kB\n", "VmRSS"), Some(1.0));
         assert_eq!(entry("VmHWM:\t 2097152 kB\n", "VmRSS"), None);
-        assert_eq!(used_by("12, 1024\n345, 2048\n", 345), Some(2.0));
-        assert_eq!(used_by("12, [N/A]\n", 12), None);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) struct TrainStepArgs {
 pub(super) fn run(args: &TrainStepArgs) -> Result<()> {
     let TrainStepArgs { common, batch, variant, recompute } = args;
     let (preset, side) = (common.config, common.config.side(common.size)?);
-    let options = common.device.training_options()?;
+    let options = common.device.options()?;
     let unet = RandomUnet::new(preset, options)?;
     let adapter = unet.adapter(*variant, preset, (options.0, Kind::Float));
     let before = Before::now(options.0);
@@ -138,7 +138,10 @@ impl Step {
             perturbation: None,
             timesteps: draws("timesteps").integers(self.schedule.len(), &shape[..1]),
             text_embeds: text_embeds.to_device(device).to_kind(kind),
-            image_features: image_features.to_device(device),
+            image_features: Some(image_features.to_device(device)),
+            face: None,
+            weights: None,
+            mask: None,
         }
     }
 }
