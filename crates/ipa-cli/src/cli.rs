@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, check, completions, demo, doctor, embed, generate, inspect, train, tune};
+use crate::{bench, check, completions, dataset, demo, doctor, embed, generate, inspect, train, tune};
 
 /// Image prompts for Stable Diffusion: train, check and use IP-Adapters, without Python.
 #[derive(Debug, Parser)]
@@ -24,6 +24,7 @@ pub(crate) enum Command {
     Train(Box<train::TrainArgs>),
     Tune(Box<tune::TuneArgs>),
     Check(check::CheckArgs),
+    Dataset(dataset::DatasetArgs),
     Demo(demo::DemoArgs),
     Embed(embed::EmbedArgs),
     Inspect(inspect::InspectArgs),
@@ -39,6 +40,7 @@ impl Command {
             Self::Train(args) => train::run(&args),
             Self::Tune(args) => tune::run(&args),
             Self::Check(args) => check::run(&args),
+            Self::Dataset(args) => dataset::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Embed(args) => embed::run(&args),
             Self::Inspect(args) => inspect::run(&args),

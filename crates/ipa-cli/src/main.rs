@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod cli;
 mod completions;
+mod dataset;
 mod demo;
 mod doctor;
 mod embed;

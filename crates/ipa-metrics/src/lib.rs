@@ -36,6 +36,6 @@ pub use frechet::frechet_distance;
 pub use grade::{CLIPSCORE_WEIGHT, CaseScore, Grade, MAPPING, prompt_following, reference_preservation};
 pub use interval::{Interval, bootstrap_mean, paired_difference, proportion};
 pub use pixels::{psnr, ssim};
-pub use report::{Chart, Column, Picture, Report, ScoredPicture, Series, encode_png};
+pub use report::{Chart, Column, Contact, Flag, Picture, Report, ScoredPicture, Series, Thumbnail, encode_png};
 pub use similarity::{clip_i, clip_t, cosines, retrieved};
 pub use variety::{Nearest, mean_pairwise_distance, monotonicity, nearest, prompt_sensitivity};

@@ -33,8 +33,8 @@ pub enum CropPlace {
     At(f64, f64),
 }
 
-/// Scales so that the image covers `size` = (width, height) and cuts that out at `place`; computes only what is kept. Of a
-/// square it is [`resize_and_crop`].
+/// Scales so that the image covers `size` = (width, height) and cuts that out at `place`; computes only what is kept.
+/// Of a square it is [`resize_and_crop`].
 ///
 /// # Panics
 /// If a side is 0.

@@ -56,8 +56,8 @@ pub fn decode_image(bytes: &[u8], path: &Path) -> Result<RgbImage, PreprocessErr
     Ok(into_rgb(image))
 }
 
-/// Width and height that [`decode_image`] would give, from the header alone: of a PNG or JPEG file its start will do, of
-/// a WebP file, whose orientation stands at the end, all of it is needed.
+/// Width and height that [`decode_image`] would give, from the header alone: of a PNG or JPEG file its start will do,
+/// of a WebP file, whose orientation stands at the end, all of it is needed.
 ///
 /// # Errors
 /// As [`decode_image`], as far as the header shows it.

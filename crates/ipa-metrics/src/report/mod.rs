@@ -4,6 +4,7 @@
 //! its content security policy holds it to that. All text is escaped.
 
 mod chart;
+mod contact;
 mod layout;
 mod page;
 mod picture;
@@ -11,6 +12,7 @@ mod plot;
 mod score;
 
 pub use chart::{Chart, Series};
+pub use contact::{Contact, Flag, Thumbnail};
 pub use picture::{Column, Picture, encode_png};
 pub use score::ScoredPicture;
 
@@ -100,6 +102,11 @@ impl Report {
         self.push(score::cards(cases))
     }
 
+    /// Small pictures with their captions and what is remarked on each, for a look over many.
+    pub fn contact_sheet(&mut self, contacts: &[Contact]) -> &mut Self {
+        self.push(contact::sheet(contacts))
+    }
+
     /// A line chart over the whole width.
     pub fn chart(&mut self, chart: &Chart) -> &mut Self {
         self.push(chart.figure())
@@ -167,6 +174,9 @@ mod tests {
         let chart = Chart::new(text, [text, text], vec![series]).marked(1.0, text);
         report.chart(&chart).charts(&[chart.smoothed(3)]);
         report.large_picture(&picture).folded_picture(&picture);
+        let thumbnail = Thumbnail { jpeg: Vec::new(), width: 2, height: 2 };
+        let (flags, caption) = (vec![Flag { text: text.into(), is_fault: true }], text.to_owned());
+        report.contact_sheet(&[Contact { title: text.into(), thumbnail: Some(thumbnail), caption, flags }]);
         report.to_html()
     }
 

@@ -9,8 +9,8 @@ pub struct Buckets {
 }
 
 impl Buckets {
-    /// Sizes (width, height) whose sides are multiples of `step` from half to twice `resolution`, each as long as the square's
-    /// area allows beside the other.
+    /// Sizes (width, height) whose sides are multiples of `step` from half to twice `resolution`, each as long as the
+    /// square's area allows beside the other.
     ///
     /// # Panics
     /// If `step` is 0 or does not divide `resolution`.
@@ -46,8 +46,8 @@ impl Buckets {
     }
 }
 
-/// Rows in batches of one bucket each: in order, a batch comes as soon as its bucket has enough; at the end come smaller
-/// ones, by bucket. Every row is in one batch.
+/// Rows in batches of one bucket each: in order, a batch comes as soon as its bucket has enough; at the end come
+/// smaller ones, by bucket. Every row is in one batch.
 ///
 /// # Panics
 /// If `rows_per_step` is 0.

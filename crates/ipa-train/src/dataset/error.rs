@@ -39,8 +39,8 @@ pub enum DataError {
     Image(#[from] PreprocessError),
     /// There are no rows.
     #[error(
-        "{path} lists no pictures: give a list rows of {{\"image_file\": …, \"text\": …}}, a folder pictures (PNG, JPEG, \
-         WebP) with a caption beside each, and a shard both under one name"
+        "{path} lists no pictures: give a list rows of {{\"image_file\": …, \"text\": …}}, a folder pictures (PNG, \
+         JPEG, WebP) with a caption beside each, and a shard both under one name"
     )]
     Empty {
         /// The list, folder or shards.
@@ -96,7 +96,8 @@ pub enum DataError {
     },
     /// A row points outside the dataset's folder.
     #[error(
-        "{path}, {place}: `{file}` leaves the dataset's folder: put what `{field}` names below {}", folder_of(.path).display()
+        "{path}, {place}: `{file}` leaves the dataset's folder: put what `{field}` names below {}",
+        folder_of(.path).display()
     )]
     Outside {
         /// The list.

@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use bridge::Row;
 pub use buckets::{Buckets, batches};
-pub use check::{CheckSettings, CheckedRow, DatasetCheck, Finding, check_dataset};
+pub use check::{CheckSettings, CheckedRow, DatasetCheck, Finding, Overflow, check_dataset};
 pub use error::{DataError, Place};
 pub use pixels::{Crop, resize_to_cover, training_pixels};
 pub use source::Source;
@@ -112,8 +112,8 @@ struct Found {
 
 impl Dataset {
     /// Opens the reference's data.json, `[{"image_file": …, "text": …}, …]`; the same as lines (`.jsonl`); a folder of
-    /// pictures, in the order of their names, with captions of the same names ending in `.txt`; a `.tar`, a folder of them or
-    /// a range of them, `shard-{000000..000199}.tar`. Looks for every file, opens no picture.
+    /// pictures, in the order of their names, with captions of the same names ending in `.txt`; a `.tar`, a folder of
+    /// them or a range of them, `shard-{000000..000199}.tar`. Looks for every file, opens no picture.
     ///
     /// # Errors
     /// [`DataError`] naming list, row and file.
@@ -220,9 +220,9 @@ impl Dataset {
         self.sample(row)?.picture.picture().map_err(fault)
     }
 
-    /// Holds out about this share of the rows, by a digest of their keys alone: rows that are added, moved or taken away
-    /// change the part of no other, and of two shares the smaller's rows are among the larger's. Of few rows that may be
-    /// none or all: one is held out then, or one is left to learn from.
+    /// Holds out about this share of the rows, by a digest of their keys alone: rows that are added, moved or taken
+    /// away change the part of no other, and of two shares the smaller's rows are among the larger's. Of few rows that
+    /// may be none or all: one is held out then, or one is left to learn from.
     pub fn split(&self, held_out: f64) -> Split {
         let mut below = (held_out.clamp(0.0, 1.0) * 2f64.powi(32)) as u64;
         let hashes = || self.hashes.iter().map(|&hash| u64::from(hash));
@@ -234,8 +234,8 @@ impl Dataset {
         Split { train, held_out }
     }
 
-    /// `rows` in the order of an epoch, which depends on nothing but them, `seed` and `epoch`. Rows of a list come in any order;
-    /// those of eight shards at a time are mixed, so that few shards are read at once.
+    /// `rows` in the order of an epoch, which depends on nothing but them, `seed` and `epoch`. Rows of a list come in
+    /// any order; those of eight shards at a time are mixed, so that few shards are read at once.
     pub fn order(&self, rows: &[u32], seed: u64, epoch: u64) -> Vec<u32> {
         match &self.rows {
             Rows::Shards(shards) => shards.order(rows, seed, epoch),
@@ -246,8 +246,8 @@ impl Dataset {
         }
     }
 
-    /// SHA-256 of all rows in their order: keys, captions and fields that matter; of shards names, sizes and times of all
-    /// files. The bytes of pictures are not in it ([`Source::digest`]).
+    /// SHA-256 of all rows in their order: keys, captions and fields that matter; of shards names, sizes and times of
+    /// all files. The bytes of pictures are not in it ([`Source::digest`]).
     ///
     /// # Errors
     /// As [`Dataset::sample`].

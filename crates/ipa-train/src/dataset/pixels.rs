@@ -19,8 +19,8 @@ pub enum Crop {
     At(f64, f64),
 }
 
-/// A picture scaled (bilinear) to cover `size` = (width, height), cropped, and flipped left to right if asked for. A square
-/// from the centre, not flipped, is that of [`training_pixels`].
+/// A picture scaled (bilinear) to cover `size` = (width, height), cropped, and flipped left to right if asked for. A
+/// square from the centre, not flipped, is that of [`training_pixels`].
 pub fn resize_to_cover(picture: &RgbImage, size: (u32, u32), crop: Crop, flip: bool) -> RgbImage {
     let place = match crop {
         Crop::Centre => CropPlace::Centre(CropRule::Torchvision),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{Read, Seek};
 use std::path::{Component, Path};
 
 use ipa_formats::FormatError;
@@ -82,8 +82,7 @@ impl ShardIndex {
         let failed = |source| FormatError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
-        // Headers and small files lie close together; a seek within the buffer keeps it only if it is relative, as tar's are.
-        Self::of(path, BufReader::with_capacity(1 << 13, file), len)
+        Self::of(path, file, len)
     }
 
     fn of(path: &Path, reader: impl Read + Seek, len: u64) -> Result<Self, DataError> {

@@ -1,5 +1,5 @@
-//! Tar files in the WebDataset convention. Of each only its number of samples stays in memory; where these lie, of those read
-//! last.
+//! Tar files in the WebDataset convention. Of each only its number of samples stays in memory; where these lie, of
+//! those read last.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -4,6 +4,8 @@ mod duplicates;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::{RgbImage, imageops};
 use image_hasher::{HashAlg, Hasher, HasherConfig};
@@ -17,6 +19,9 @@ use duplicates::{near_duplicates, same};
 /// Side of what a perceptual hash is computed from: it compares places, not details.
 const HASHED_SIDE: u32 = 64;
 
+/// The end of a caption that a model does not read, if there is one.
+pub type Overflow<'a> = dyn Fn(&str) -> Option<String> + Sync + 'a;
+
 /// What is remarked on.
 #[derive(Clone, Copy)]
 pub struct CheckSettings<'a> {
@@ -25,7 +30,7 @@ pub struct CheckSettings<'a> {
     /// Pictures with a longer side of more than this many shorter ones are long.
     pub max_aspect: f64,
     /// What a model does not read of a caption, if one is known.
-    pub overflow: Option<&'a (dyn Fn(&str) -> Option<String> + Sync)>,
+    pub overflow: Option<&'a Overflow<'a>>,
 }
 
 impl fmt::Debug for CheckSettings<'_> {
@@ -44,7 +49,7 @@ pub enum Finding {
     Small,
     /// The picture is much longer one way than the other.
     Long,
-    /// The mask or reference has another shape than its picture.
+    /// The mask, of this width and height, has another shape than its picture.
     MaskShape(u32, u32),
     /// The file is that of an earlier row, byte by byte.
     Copy(String),
@@ -123,6 +128,8 @@ pub struct CheckedRow {
     pub key: String,
     /// Its caption.
     pub text: String,
+    /// Its picture, if the row can be read.
+    pub picture: Option<Source>,
     /// Size of the picture, upright, if it can be read.
     pub size: Option<(u32, u32)>,
     /// What was found.
@@ -145,6 +152,11 @@ pub struct DatasetCheck {
 }
 
 impl DatasetCheck {
+    /// The faults of rows and shards that cannot be used at all, each with its causes.
+    pub fn told_faults(&self) -> Vec<String> {
+        self.faults.iter().map(chain).collect()
+    }
+
     /// Whether there is anything to train on and nothing in its way.
     pub fn is_usable(&self) -> bool {
         let is_whole = |row: &CheckedRow| !row.findings.iter().any(Finding::is_fault);
@@ -164,19 +176,21 @@ struct Look {
     hash: u64,
 }
 
-/// Opens a dataset, decodes every picture and compares all; `done` hears of every row. `open` tells the number of rows before.
+/// Opens what can be used of a dataset, decodes every picture and compares all; `progress` hears of (rows done, rows).
 ///
 /// # Errors
 /// [`DataError`] if nothing can be said of its rows.
 pub fn check_dataset(
-    (dataset, faults): (&Dataset, Vec<DataError>),
+    path: &Path,
     settings: CheckSettings,
-    done: &(dyn Fn() + Sync),
-) -> DatasetCheck {
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<DatasetCheck, DataError> {
+    let (dataset, faults) = Dataset::open_with_faults(path)?;
     let hasher = HasherConfig::new().hash_alg(HashAlg::Gradient).hash_size(8, 8).to_hasher();
+    let done = AtomicUsize::new(0);
     let check = |row| {
-        let checked = check_row(dataset, row, settings, &hasher);
-        done();
+        let checked = check_row(&dataset, row, settings, &hasher);
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1, dataset.len());
         checked
     };
     let checked: Vec<_> = (0..dataset.len()).into_par_iter().map(check).collect();
@@ -191,7 +205,7 @@ pub fn check_dataset(
         looks.push(look);
     }
     compare(&mut rows, &looks);
-    DatasetCheck { faults, rows, unknown_fields, has_licenses, has_consents }
+    Ok(DatasetCheck { faults, rows, unknown_fields, has_licenses, has_consents })
 }
 
 struct Checked {
@@ -205,7 +219,8 @@ fn check_row(dataset: &Dataset, row: usize, settings: CheckSettings, hasher: &Ha
         Ok(found) => found,
         Err(fault) => {
             let findings = vec![Finding::Broken(chain(&fault))];
-            let row = CheckedRow { row, key: format!("row {row}"), text: String::new(), size: None, findings };
+            let row =
+                CheckedRow { row, key: format!("row {row}"), text: String::new(), picture: None, size: None, findings };
             return Checked { row, look: None, unknown: Vec::new() };
         }
     };
@@ -235,7 +250,11 @@ fn check_row(dataset: &Dataset, row: usize, settings: CheckSettings, hasher: &Ha
     findings.extend(settings.overflow.and_then(|overflow| overflow(&text)).map(Finding::Cut));
     findings.extend((!says_something(fields.license.as_ref())).then_some(Finding::NoLicense));
     findings.extend((!says_something(fields.consent.as_ref())).then_some(Finding::NoConsent));
-    Checked { row: CheckedRow { row, key, text, size, findings }, look, unknown: fields.unknown.0 }
+    Checked {
+        row: CheckedRow { row, key, text, picture: Some(picture), size, findings },
+        look,
+        unknown: fields.unknown.0,
+    }
 }
 
 fn picture_of(source: &Source) -> Result<(RgbImage, [u8; 32]), DataError> {
@@ -295,7 +314,7 @@ fn compare(rows: &mut [CheckedRow], looks: &[Option<Look>]) {
 }
 
 /// A fault with its causes.
-fn chain(fault: &DataError) -> String {
+pub(super) fn chain(fault: &DataError) -> String {
     let causes = std::iter::successors(std::error::Error::source(fault), |cause| cause.source());
     causes.fold(fault.to_string(), |text, cause| format!("{text}: {cause}"))
 }
