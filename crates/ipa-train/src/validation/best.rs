@@ -96,7 +96,7 @@ mod tests {
     fn likeness_to_the_reference_may_be_the_adapters_own_encoders() {
         let scores = [("clip_i_own_encoder".to_owned(), 0.7)].into();
         let result = ValidationResult { step: 5, scores, ..Default::default() };
-        assert_eq!(Best::of(Metric::ClipI, &[result.clone()]).best(), Some((5, 0.7)));
-        assert_eq!(Best::of(Metric::ClipT, &[result]).best(), None);
+        assert_eq!(Best::of(Metric::ClipI, std::slice::from_ref(&result)).best(), Some((5, 0.7)));
+        assert_eq!(Best::of(Metric::ClipT, std::slice::from_ref(&result)).best(), None);
     }
 }

@@ -201,7 +201,9 @@ mod tests {
         let mut whole = Monitor::new(0..=999, &[]);
         let losses: Vec<StepLoss> = (1..=20).map(|step| whole.add(&progress(step))).collect();
         let mut resumed = Monitor::new(0..=999, &losses[..12]);
-        (13..=20).for_each(|step| drop(resumed.add(&progress(step))));
+        for step in 13..=20 {
+            resumed.add(&progress(step));
+        }
         let shown = |monitor: &Monitor| (monitor.status().smoothed_loss, monitor.status().ranges);
         assert_eq!(shown(&whole), shown(&resumed));
         assert!(shown(&whole).0.is_some() && shown(&whole).1[0].loss.is_some());

@@ -16,13 +16,15 @@ fn masked_crc(bytes: &[u8]) -> u32 {
             crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
         }
     }
-    let crc = !crc;
-    (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)
+    mask(!crc)
+}
+
+fn mask(crc: u32) -> u32 {
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 #[test]
 fn the_readers_checksum_is_the_published_one() {
-    let mask = |crc: u32| (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8);
     assert_eq!(masked_crc(b"123456789"), mask(0xe306_9283));
     assert_eq!(masked_crc(&[0; 32]), mask(0x8a91_36aa));
 }

@@ -99,7 +99,7 @@ fn scores(page: &mut Report, input: &ReportInput) {
         let values =
             input.validations.iter().filter_map(|result| Some((result.step as f64, *result.scores.get(*name)?)));
         let name = score_name(name);
-        marked(Chart::new(name.clone(), ["step", ""], vec![series(&name, values.collect())]), input)
+        marked(Chart::new(capitalised(&name), ["step", ""], vec![series(&name, values.collect())]), input)
     };
     page.charts(&names.iter().map(chart).collect::<Vec<_>>());
     let header: Vec<String> =
@@ -117,6 +117,11 @@ fn marked(chart: Chart, input: &ReportInput) -> Chart {
         Some(best) => chart.marked(best.step as f64, format!("best, step {}", best.step)),
         None => chart,
     }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }
 
 fn series(name: &str, points: Vec<(f64, f64)>) -> Series {

@@ -70,7 +70,9 @@ pub fn write_report(path: &Path, input: &ReportInput) -> Result<(), FormatError>
 
 fn html(input: &ReportInput) -> String {
     let mut page = Report::new(input.title, subtitle(input));
-    verdict::sentences(input).iter().for_each(|sentence| drop(page.paragraph(sentence)));
+    for sentence in verdict::sentences(input) {
+        page.paragraph(&sentence);
+    }
     curves::training(&mut page, input);
     curves::validation(&mut page, input);
     samples::section(&mut page, input);
@@ -104,7 +106,9 @@ fn files(page: &mut Report, files: &[Fact]) {
     if files.is_empty() {
         page.paragraph("No files were noted.");
     }
-    files.iter().for_each(|(path, what)| drop(page.file(path, what)));
+    for (path, what) in files {
+        page.file(path, what);
+    }
 }
 
 /// The name of a score, or of the loss, for people.

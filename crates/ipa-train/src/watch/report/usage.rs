@@ -30,11 +30,10 @@ pub(super) fn section(page: &mut Report, adapter: Option<&TrainedAdapter>) {
         );
         return;
     };
-    page.paragraph("In the folder of this page, with a picture of your own:");
+    page.paragraph("In the folder of this page, with a picture of your own (relative paths of models begin where the training was started):");
     page.command(&command(adapter));
-    let reason = obstacle(adapter);
-    match reason {
-        Some(reason) => page.paragraph(reason),
+    match obstacle(adapter) {
+        Some(obstacle) => page.paragraph(obstacle),
         None => elsewhere(page, adapter),
     };
 }
@@ -42,14 +41,8 @@ pub(super) fn section(page: &mut Report, adapter: Option<&TrainedAdapter>) {
 fn command(adapter: &TrainedAdapter) -> String {
     let TrainedAdapter { file, model, image_encoder, variant, .. } = adapter;
     let encoder = image_encoder.as_ref().map(|folder| format!("--image-encoder {} ", quoted(folder)));
-    let face = match reads_faces(*variant) {
-        true => " --face face.npy",
-        false => "",
-    };
-    let picture = match variant {
-        AdapterVariant::FaceId | AdapterVariant::Portrait | AdapterVariant::PortraitUnnorm => "",
-        _ => " --image picture.png",
-    };
+    let picture = if reads_pictures(*variant) { " --image picture.png" } else { "" };
+    let face = if reads_faces(*variant) { " --face face.npy" } else { "" };
     format!(
         "ipa generate --model {} --adapter {} \\\n  {}--scale 0.6{picture}{face} \\\n  \
          --prompt \"what else is to be seen\" --output drawn.png",
@@ -76,20 +69,18 @@ fn obstacle(adapter: &TrainedAdapter) -> Option<&'static str> {
 }
 
 fn elsewhere<'a>(page: &'a mut Report, adapter: &TrainedAdapter) -> &'a mut Report {
-    let TrainedAdapter { file, model, variant, num_tokens, .. } = adapter;
+    let TrainedAdapter { file, variant, num_tokens, .. } = adapter;
     let lora = match variant.has_lora() {
-        true => " Its LoRA needs the package `peft`.",
+        true => " (its LoRA needs the package `peft`)",
         false => "",
     };
-    page.paragraph(&format!(
-        "diffusers, from the folder of this page; give it the image encoder of the training.{lora}"
-    ));
+    page.paragraph(&format!("In diffusers{lora}:"));
     page.command(&format!(
-        "pipeline = StableDiffusionPipeline.from_pretrained({model:?}, image_encoder=…)\n\
-         pipeline.load_ip_adapter(\".\", subfolder=\"\", weight_name={file:?}, image_encoder_folder=None)\n\
-         pipeline.set_ip_adapter_scale(0.6)"
+        "{}\npipeline.load_ip_adapter(\".\", subfolder=\"\", weight_name={file:?}, image_encoder_folder=None)\n\
+         pipeline.set_ip_adapter_scale(0.6)",
+        pipeline(adapter)
     ));
-    let tokens = match (variant, num_tokens) {
+    let comfy = match (variant, num_tokens) {
         (AdapterVariant::Plus, Some(num_tokens)) if *num_tokens != 16 => {
             "ComfyUI takes every adapter of this variant for one with 16 tokens and cannot read this one."
         }
@@ -104,7 +95,23 @@ fn elsewhere<'a>(page: &'a mut Report, adapter: &TrainedAdapter) -> &'a mut Repo
              Vision”, and connect both to “IPAdapter Advanced”. The “Unified Loader” knows published names only."
         }
     };
-    page.paragraph(tokens)
+    page.paragraph(comfy)
+}
+
+/// The lines that make diffusers' pipeline, with the encoder of the training if the adapter reads one.
+fn pipeline(TrainedAdapter { variant, model, image_encoder, .. }: &TrainedAdapter) -> String {
+    if !reads_pictures(*variant) {
+        return format!("pipeline = StableDiffusionPipeline.from_pretrained({model:?})");
+    }
+    let encoder = image_encoder.clone().unwrap_or_else(|| format!("{model}/image_encoder"));
+    format!(
+        "pipeline = StableDiffusionPipeline.from_pretrained(\n    {model:?},\n    \
+         image_encoder=CLIPVisionModelWithProjection.from_pretrained({encoder:?}),\n)"
+    )
+}
+
+fn reads_pictures(variant: AdapterVariant) -> bool {
+    !matches!(variant, AdapterVariant::FaceId | AdapterVariant::Portrait | AdapterVariant::PortraitUnnorm)
 }
 
 fn reads_faces(variant: AdapterVariant) -> bool {
@@ -141,6 +148,8 @@ mod tests {
         let opening =
             "ipa generate --model 'models/my sd' --adapter ip_adapter.safetensors \\\n  --image-encoder encoder";
         assert!(command.starts_with(opening), "{command}");
+        let face = super::command(&TrainedAdapter { image_encoder: None, ..adapter(AdapterVariant::FaceId, None) });
+        assert!(face.contains("--face face.npy") && !face.contains("--image"), "{face}");
         assert_eq!(quoted("it's"), "'it'\\''s'");
     }
 
