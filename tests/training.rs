@@ -8,20 +8,19 @@ use std::fs;
 
 use ipa_adapter::{AdapterConfig, IpAdapter};
 use ipa_clip::load_image;
+use ipa_core::Component;
 use ipa_core::tch::{Kind, Tensor};
-use ipa_core::{Component, save_tensors};
 use ipa_sample::{NoiseSchedule, SchedulerConfig};
 use ipa_train::{AdamW, AdamWConfig, Batch, Drops, drops, training_loss, training_pixels};
 use ipa_unet::{Unet, UnetConfig};
 use serde_json::Value;
-use support::{F32, Fixture, TOLERANCE, assert_close, fixture_path, relative_error, tiny_sd};
+use support::{F32, Fixture, TOLERANCE, adapter_of, assert_close, fixture_path, relative_error, tiny_sd};
 
 /// Four of the projection, K' and V' of 16 layers.
 const NUM_TENSORS: usize = 4 + 2 * 16;
 const LEARNING_RATE: f64 = 1e-4;
 /// A step moves a parameter by 1e-4, so [`TOLERANCE`] would hide a wrong one; this is four roundings.
 const PARAMETER_TOLERANCE: f64 = 5e-7;
-const ADAPTER: &str = "ip_adapter.safetensors";
 
 /// Draws, some of them the number beside a bound, with what the reference drops at them.
 fn expected_drops() -> Vec<(f64, Drops)> {
@@ -72,10 +71,7 @@ impl Step {
         let fixture = Fixture::open("training/step");
         let unet = Unet::load_with_variables(&tiny_sd("unet"), F32).unwrap();
         let before = published_names(&fixture).map(|name| (name.to_owned(), fixture[&format!("before.{name}")].copy()));
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(ADAPTER);
-        save_tensors(&path, before, None).unwrap();
-        let adapter = IpAdapter::load(&path, &unet.config, F32).unwrap();
+        let adapter = adapter_of(before, &unet.config);
         let optimizer = AdamW::new(adapter.variables(), AdamWConfig::default());
         Self { fixture, unet, adapter, optimizer }
     }

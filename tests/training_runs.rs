@@ -9,8 +9,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use ipa_adapter::{AdapterFile, AdapterOptions, ImageFeatures};
+use ipa_core::noise::Draws;
+use ipa_core::save_tensors;
 use ipa_core::tch::{self, Device, Kind, Tensor};
-use ipa_formats::AdapterVariant;
 use ipa_sample::{AdapterSource, GenerateRequest, Pipeline};
 use ipa_train::{
     AdapterSettings, Cache, CropChoice, Dataset, Event, FeatureKind, FrozenModels, LearningRate, TrainConfig,
@@ -216,15 +217,8 @@ fn every_variant_moves_all_its_tensors_and_says_what_it_is() {
             assert!(!tensor.equal(&before[&name]), "{kind:?}: {name}");
         }
         let file = AdapterFile::open(&out.path().join(ADAPTER), &AdapterOptions::default()).unwrap();
-        let expected = match kind {
-            (Variant::Classic, _) => (AdapterVariant::Base, 4),
-            (Variant::Plus, _) => (AdapterVariant::Plus, 16),
-            (Variant::Simple, FeatureKind::Global) => (AdapterVariant::Simple, 4),
-            (Variant::Simple, FeatureKind::Fine) => (AdapterVariant::Simple, 16),
-            (Variant::Prefusion, FeatureKind::Global) => (AdapterVariant::Prefusion, 4),
-            (Variant::Prefusion, FeatureKind::Fine) => (AdapterVariant::Prefusion, 16),
-            _ => unreachable!("not in the list"),
-        };
+        let num_tokens = if kind.1 == FeatureKind::Global { 4 } else { 16 };
+        let expected = (kind.0.file_variant(), num_tokens);
         assert_eq!((file.info().variant(), file.info().num_tokens), expected, "{kind:?}");
         assert_eq!(file.info().num_layers, if kind.0 == Variant::Simple { 0 } else { 16 });
     }
@@ -535,4 +529,60 @@ fn a_number_that_is_none_stops_the_run_by_name_and_leaves_the_checkpoint() {
     let mut resumed = start(&models, &dataset, 2);
     resumed.resume(out.path()).unwrap();
     assert_eq!(resumed.steps_done(), 2);
+}
+
+/// The three pictures with identity vectors, of which the last has three faces.
+fn faces(folder: &Path) -> Dataset {
+    let names = ["wide.png", "tall.jpg", "rotated.jpg"];
+    let rows = (0..3).map(|index| {
+        let (name, num) = (names[index], if index == 2 { 3 } else { 2 });
+        fs::copy(fixture_path("pictures").join(name), folder.join(name)).unwrap();
+        let vectors = Draws::seeded(index as u64).normal(&[num, 512]);
+        let file = format!("{index}.safetensors");
+        save_tensors(&folder.join(&file), [("face_embeds".to_owned(), vectors)], None).unwrap();
+        json!({ "image_file": name, "text": "a portrait", "id_embed_file": file, "weight": 0.5 + index as f64 })
+    });
+    let list = folder.join("data.json");
+    fs::write(&list, json!(rows.collect::<Vec<_>>()).to_string()).unwrap();
+    Dataset::open(&list).unwrap()
+}
+
+#[test]
+fn face_adapters_train_from_identity_files_and_resume() {
+    let (models, folder) = (models(), tempfile::tempdir().unwrap());
+    let dataset = faces(folder.path());
+    for variant in [Variant::FaceId, Variant::FaceIdPlusV2, Variant::Portrait] {
+        let start = || {
+            let mut config = recipe(2, 3, 1);
+            config.adapter.variant = Some(variant);
+            config.adapter.lora_rank = (variant != Variant::Portrait).then_some(2);
+            config.optimizer.weight_decay = 0.0;
+            Trainer::new(&models, &dataset, config, None).unwrap()
+        };
+        let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut trainer = start();
+        let before = copies(trainer.adapter().variables());
+        trainer.run(whole.path(), go_on).unwrap();
+        for (name, tensor) in trainer.adapter().variables() {
+            assert!(!tensor.equal(&before[&name]), "{variant:?}: {name}"); // in two steps the LoRA's first matrices too
+        }
+        start().run(killed.path(), stop_at(1)).unwrap_err();
+        let mut resumed = start();
+        resumed.resume(killed.path()).unwrap();
+        resumed.run(killed.path(), go_on).unwrap();
+        let bytes = |folder: &TempDir| fs::read(folder.path().join(ADAPTER)).unwrap();
+        assert!(bytes(&whole) == bytes(&killed), "{variant:?}");
+        let options = AdapterOptions { variant: Some(variant.file_variant()), ..AdapterOptions::default() };
+        let file = AdapterFile::open(&whole.path().join(ADAPTER), &options).unwrap();
+        assert_eq!(file.info().variant(), variant.file_variant());
+    }
+}
+
+#[test]
+fn a_face_adapter_without_identity_files_is_refused_by_row_and_field() {
+    let (models, (_pictures, dataset), out) = (models(), dataset(), tempfile::tempdir().unwrap());
+    let mut config = recipe(1, 1, 5);
+    config.adapter.variant = Some(Variant::FaceId);
+    let error = Trainer::new(&models, &dataset, config, None).unwrap().run(out.path(), go_on).unwrap_err();
+    assert!(error.to_string().contains("`id_embed_file` is missing"), "{error}");
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::ops::Index;
 use std::path::{Path, PathBuf};
 
-use ipa_core::Checkpoint;
+use ipa_adapter::IpAdapter;
 use ipa_core::tch::{Device, Kind, Tensor};
+use ipa_core::{Checkpoint, save_tensors};
+use ipa_unet::UnetConfig;
 
 /// What every fixture was computed in.
 pub(crate) const F32: (Device, Kind) = (Device::Cpu, Kind::Float);
@@ -85,6 +87,14 @@ impl IntoIterator for Fixture {
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
     }
+}
+
+/// The adapter that a file with these tensors holds.
+pub(crate) fn adapter_of(tensors: impl IntoIterator<Item = (String, Tensor)>, unet: &UnetConfig) -> IpAdapter {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ip_adapter.safetensors");
+    save_tensors(&path, tensors, None).unwrap();
+    IpAdapter::load(&path, unet, F32).unwrap()
 }
 
 /// The largest difference of two pictures, in levels of 255.

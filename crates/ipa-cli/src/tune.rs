@@ -36,7 +36,7 @@ pub(crate) struct TuneArgs {
 pub(crate) fn run(args: &TuneArgs) -> Result<()> {
     interrupt::listen()?;
     let json = args.run.json;
-    let Parts { models, dataset, config, init, folder } = Parts::open(&args.run, |_| Ok(()))?;
+    let Parts { models, dataset, config, init, folder } = Parts::open(&args.run, |_| Ok(()), Search::holding_out)?;
     let seed = config.seed;
     let search = Search { models: &models, dataset: &dataset, base: config, init: init.as_ref(), folder: &folder };
     let bar = progress::bar(0, "tuning", json);

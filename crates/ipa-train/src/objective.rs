@@ -13,8 +13,8 @@ use crate::{FrozenModels, TrainError};
 /// Which conditions of a sample are dropped, so that guidance has something to lead away from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drops {
-    /// What stands for no reference stands for it: zeros in place of an embedding or an identity vector, the features of
-    /// a picture of zeros, after normalisation, in place of features before the encoder's last layer.
+    /// What stands for no reference stands for it: zeros in place of an embedding or an identity vector; in place of
+    /// features before the encoder's last layer those of a picture of zeros, after normalisation.
     pub image: bool,
     /// The caption becomes empty.
     pub text: bool,
@@ -52,7 +52,8 @@ pub struct Batch {
     pub face: Option<Tensor>,
     /// How much each row's loss counts, `[batch]`; without them all count once.
     pub weights: Option<Tensor>,
-    /// Where errors count, `[batch, 1, h, w]` from 0 to 1; a row's loss is the mean over what counts. Without it all does.
+    /// Where errors count, `[batch, 1, h, w]` from 0 to 1: a row's loss is the mean over what counts, 0 if nothing does.
+    /// Without it everything counts.
     pub mask: Option<Tensor>,
 }
 
@@ -205,7 +206,7 @@ pub(crate) fn weighted_loss(
     Ok(mean_error(&noise_pred, &batch.noise, Some(weights.index_select(0, &batch.timesteps)), batch))
 }
 
-/// The mean squared error of a prediction, rows and places counting as the batch says; `timestep_weights` are `[batch]`.
+/// The mean squared error of a prediction, rows and places counting as the batch says; `timestep_weights` is `[batch]`.
 fn mean_error(predicted: &Tensor, target: &Tensor, timestep_weights: Option<Tensor>, batch: &Batch) -> Tensor {
     let here = |tensor: &Tensor| tensor.to_device(predicted.device()).to_kind(Kind::Float);
     let target = here(target);
@@ -219,7 +220,7 @@ fn mean_error(predicted: &Tensor, target: &Tensor, timestep_weights: Option<Tens
         None => row_mean(errors),
         Some(mask) => {
             let mask = here(mask);
-            let counted = row_mean(mask.shallow_clone()).clamp_min(f64::from(f32::MIN_POSITIVE)); // 0 / 0 would be no number
+            let counted = row_mean(mask.shallow_clone()).clamp_min(f64::from(f32::MIN_POSITIVE)); // not 0 / 0
             row_mean(errors * mask) / counted
         }
     };

@@ -99,6 +99,14 @@ pub struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// The settings with rows held out, as a search needs them: a fifth unless they say how many.
+    pub fn holding_out(mut base: TrainConfig) -> TrainConfig {
+        if base.validation.held_out == 0.0 {
+            base.validation.held_out = HELD_OUT;
+        }
+        base
+    }
+
     /// Looks for better settings; goes on where an earlier search in the folder was ended.
     ///
     /// `heard` hears of every trial and may stop.
@@ -173,8 +181,7 @@ impl Search<'_> {
     /// The settings of a candidate: drawn around the given ones, the first being those themselves.
     fn config(&self, candidate: u64, seed: u64) -> TrainConfig {
         let mut config = self.base.clone();
-        let held_out = if config.validation.held_out == 0.0 { HELD_OUT } else { config.validation.held_out };
-        config.validation = ValidationSettings { held_out, every: None, patience: None, ..config.validation };
+        config.validation = ValidationSettings { every: None, patience: None, ..config.validation };
         config.output.save_steps = u64::MAX; // a trial is saved where it ends
         config.output.report = false;
         config.output.keep_checkpoints = 1;
@@ -217,7 +224,10 @@ impl Search<'_> {
             if asked { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         let value = match trained {
-            Ok(()) => trainer.judged(&folder)?.value(config.validation.metric),
+            Ok(()) => match config.validation.metric {
+                Metric::Loss => Some(trainer.judged_by_loss()?).filter(|loss| loss.is_finite()),
+                metric => trainer.judged(&folder)?.value(metric),
+            },
             Err(TrainError::NotANumber { .. }) => None,
             Err(error) => return Err(error),
         };

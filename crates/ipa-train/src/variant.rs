@@ -195,9 +195,15 @@ pub(crate) fn num_tokens(projection: &ProjectionConfig) -> Option<i64> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use ipa_core::tch::{Device, Kind};
+    use std::path::Path;
+
+    use ipa_core::noise::Draws;
+    use ipa_core::tch::{Device, Kind, Tensor};
+    use ipa_sample::{NoiseSchedule, SchedulerConfig};
+    use ipa_unet::Unet;
 
     use super::*;
+    use crate::{Batch, LowRankUnet, training_loss};
 
     const ALL: [Variant; 11] = [
         Variant::Classic,
@@ -269,6 +275,54 @@ mod tests {
     fn what_is_asked_for_by_its_features_reads_them() {
         for features in [FeatureKind::Global, FeatureKind::Fine, FeatureKind::Identity, FeatureKind::IdentityAndFine] {
             assert!(Variant::usual_for(Some(features)).reads(features), "{features:?}");
+        }
+    }
+
+    /// Two rows, each with two faces for a portrait; the second without a reference.
+    fn batch(variant: Variant) -> Batch {
+        let mut draws = Draws::seeded(11);
+        let latents = draws.normal(&[2, 4, 8, 8]);
+        let noise = draws.normal(&[2, 4, 8, 8]);
+        let mut dropped =
+            |shape: &[i64]| Tensor::cat(&[draws.normal(shape), Tensor::zeros(shape, (Kind::Float, Device::Cpu))], 0);
+        let (image_features, face) = match variant.usual_features() {
+            FeatureKind::Global => (Some(dropped(&[1, 24])), None),
+            FeatureKind::Fine => (Some(dropped(&[1, 5, 32])), None),
+            FeatureKind::Identity if variant == Variant::Portrait => (None, Some(dropped(&[1, 2, 16]))),
+            FeatureKind::Identity => (None, Some(dropped(&[1, 16]))),
+            FeatureKind::IdentityAndFine => (Some(dropped(&[1, 5, 32])), Some(dropped(&[1, 16]))),
+        };
+        let text_embeds = dropped(&[1, 6, 40]);
+        let timesteps = Tensor::from_slice(&[20_i64, 800]);
+        let (perturbation, weights, mask) = (None, None, None);
+        Batch { latents, noise, perturbation, timesteps, text_embeds, image_features, face, weights, mask }
+    }
+
+    #[test]
+    fn a_loss_reaches_every_tensor_of_every_variant() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/tiny_sd2/unet");
+        let unet = Unet::load_with_variables(folder.as_path(), (Device::Cpu, Kind::Float)).unwrap();
+        let width = |features| if features == ImageFeatures::Embedding { 24 } else { 32 };
+        let around = Around { image_width: &width, face_width: 16, unet: &unet.config };
+        let schedule = NoiseSchedule::new(&SchedulerConfig::sd15_ddim());
+        for variant in ALL {
+            let sizes = variant.config(variant.usual_features(), None, &around);
+            let adapter = IpAdapter::new(&sizes, (Device::Cpu, Kind::Float));
+            adapter.initialize(&unet.vs.variables(), 1);
+            let variables: Vec<_> =
+                adapter.variables().into_iter().map(|(name, tensor)| (name, tensor.set_requires_grad(true))).collect();
+            let mut low_rank = LowRankUnet::new(&unet, &adapter);
+            let learns_in = low_rank.as_ref().map_or(&unet.model, LowRankUnet::unet);
+            training_loss(learns_in, &adapter, &schedule, &batch(variant)).unwrap().backward();
+            low_rank.iter_mut().for_each(LowRankUnet::pass_gradients);
+            for (name, tensor) in variables {
+                let gradient = tensor.grad();
+                assert!(gradient.defined(), "{variant:?}: {name}");
+                // Behind a matrix of zeros there is nothing to learn yet.
+                let waits = name.ends_with("_lora.down.weight") || name.starts_with("prefusion.");
+                let size = gradient.abs().max().double_value(&[]);
+                assert!(size.is_finite() && (size > 0.0 || waits), "{variant:?}: {name}");
+            }
         }
     }
 }

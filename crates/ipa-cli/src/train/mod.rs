@@ -44,11 +44,12 @@ pub(crate) struct TrainArgs {
 pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     interrupt::listen()?;
     let json = args.run.json;
-    let parts = Parts::open(&args.run, |folder| match (args.dry_run, args.resume) {
+    let check_folder = |folder: &Path| match (args.dry_run, args.resume) {
         (true, _) => Ok(()),
         (false, true) => latest_checkpoint(folder).map(drop),
         (false, false) => check_unused(folder),
-    })?;
+    };
+    let parts = Parts::open(&args.run, check_folder, |config| config)?;
     let Parts { models, dataset, config, init, folder } = parts;
     let mut trainer = Trainer::new(&models, &dataset, config, init.as_ref())?;
     warn_of_tokens(&trainer);

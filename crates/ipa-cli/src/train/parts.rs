@@ -23,11 +23,15 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Settings and folders first, so that what is wrong with them is told before anything is loaded.
+    /// The settings are changed by `change` before they are used. Settings and folders first, so that what is wrong with them is told before anything is loaded.
     ///
     /// # Errors
     /// If a setting, a path, the data or a model is at fault.
-    pub(crate) fn open(args: &RunArgs, check_folder: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<Self> {
+    pub(crate) fn open(
+        args: &RunArgs,
+        check_folder: impl FnOnce(&Path) -> Result<(), TrainError>,
+        change: impl Fn(TrainConfig) -> TrainConfig,
+    ) -> Result<Self> {
         let named = args.config(512)?;
         let (folder, data) = paths(&named)?;
         let mut args = args.clone();
@@ -39,7 +43,7 @@ impl Parts {
         let init = args.init_adapter(&named)?;
         let source = args.model.source()?;
         let models = FrozenModels::load_files(&source.files, args.model.image_encoder.as_deref(), options)?;
-        let config = resolved(args.config(models.native_side())?, options);
+        let config = change(resolved(args.config(models.native_side())?, options));
         let draws = config.validation.held_out > 0.0 && config.validation.num_references > 0;
         let scorer = draws.then(|| scoring_clip(&source.files, args.clip.as_deref(), options)).transpose()?.flatten();
         let models = models.with_scorer(scorer);

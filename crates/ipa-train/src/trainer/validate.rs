@@ -4,7 +4,9 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use ipa_adapter::IpAdapter;
 use ipa_formats::FormatError;
+use ipa_unet::Unet;
 
 use super::batches::Batches;
 use super::finish::ADAPTER_FILE;
@@ -66,19 +68,41 @@ impl Trainer<'_> {
         Ok(self.judge(folder, &mut |_| ControlFlow::Continue(()))?)
     }
 
+    /// As [`Trainer::judged`], the loss alone: nothing is drawn.
+    ///
+    /// # Errors
+    /// As [`Trainer::judged`].
+    pub(crate) fn judged_by_loss(&mut self) -> Result<f64, TrainError> {
+        let step = self.done;
+        let loss = self.with_judge(|judge, unet, adapter| judge.validation.loss(unet, adapter));
+        loss.map_err(|error| match error {
+            ValidationError::NotANumber { what } => TrainError::NotANumber { step, tensor: what.to_owned() },
+            error => error.into(),
+        })
+    }
+
     fn judge(
         &mut self,
         folder: &Path,
         heard: &mut impl FnMut(Event) -> ControlFlow<()>,
     ) -> Result<ValidationResult, ValidationError> {
+        let step = self.done;
+        self.with_judge(|judge, unet, adapter| {
+            judge.validation.run(unet, adapter, step, folder, |progress| heard(Event::Validating(progress)))
+        })
+    }
+
+    /// The adapter to be judged, the average of its steps if there is one, in the UNet with its changes.
+    fn with_judge<T>(
+        &mut self,
+        work: impl FnOnce(&Judge, &Unet, &IpAdapter) -> Result<T, ValidationError>,
+    ) -> Result<T, ValidationError> {
         self.with_average(|this| {
             if let Some(low_rank) = &mut this.low_rank {
                 low_rank.refresh();
             }
             let unet = this.low_rank.as_ref().map_or(&this.models.unet.model, |low_rank| low_rank.unet());
-            let judge = this.judge.as_ref().ok_or(ValidationError::NoRows)?;
-            let progress = |progress| heard(Event::Validating(progress));
-            judge.validation.run(unet, &this.adapter, this.done, folder, progress)
+            work(this.judge.as_ref().ok_or(ValidationError::NoRows)?, unet, &this.adapter)
         })
     }
 
