@@ -564,7 +564,9 @@ fn face_adapters_train_from_identity_files_and_resume() {
         let before = copies(trainer.adapter().variables());
         trainer.run(whole.path(), go_on).unwrap();
         for (name, tensor) in trainer.adapter().variables() {
-            assert!(!tensor.equal(&before[&name]), "{variant:?}: {name}"); // in two steps the LoRA's first matrices too
+            // Where the tiny model's self-attention sees one token, queries and keys change nothing.
+            let is_idle = name.contains("to_q_lora") || name.contains("to_k_lora");
+            assert!(is_idle || !tensor.equal(&before[&name]), "{variant:?}: {name}");
         }
         start().run(killed.path(), stop_at(1)).unwrap_err();
         let mut resumed = start();

@@ -41,7 +41,8 @@ static LAST_PLACE: Mutex<Option<String>> = Mutex::new(None);
 fn text(error: &anyhow::Error) -> String {
     let causes = error.chain().skip(1).map(|cause| format!("  caused by: {cause}\n"));
     let flag = error.chain().find_map(field).map(|field| format!("  flag: `{}`\n", flag(field)));
-    format!("error: {error}\n{}{}", causes.collect::<String>(), flag.unwrap_or_default())
+    let setting = error.chain().find_map(setting);
+    format!("error: {error}\n{}{}", causes.collect::<String>(), setting.or(flag).unwrap_or_default())
 }
 
 fn is_usage(cause: &(dyn Error + 'static)) -> bool {
@@ -62,12 +63,23 @@ fn request_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a RequestErro
 
 /// The field whose value is out of its range.
 fn field(cause: &(dyn Error + 'static)) -> Option<&'static str> {
-    match (request_error(cause), cause.downcast_ref()) {
-        (Some(RequestError::Entry { .. }), _) => Some("image_prompts"),
-        (Some(RequestError::Layers { .. }), _) => Some("image_prompts"),
-        (Some(RequestError::Field { field, .. }), _) | (_, Some(TrainError::Field { field, .. })) => Some(field),
+    match request_error(cause)? {
+        RequestError::Entry { .. } | RequestError::Layers { .. } => Some("image_prompts"),
+        RequestError::Field { field, .. } => Some(field),
         _ => None,
     }
+}
+
+/// Where a setting of a training is set: by a flag, or in a file alone.
+fn setting(cause: &(dyn Error + 'static)) -> Option<String> {
+    let Some(TrainError::Field { field, .. }) = cause.downcast_ref() else { return None };
+    let flag = match *field {
+        "every" => Some("--validate-every".to_owned()),
+        "resolution" | "epochs" | "max_steps" | "batch" | "accumulation" | "save_steps" | "learning_rate"
+        | "held_out" | "seed" | "features" | "num_tokens" | "variant" => Some(format!("--{}", field.replace('_', "-"))),
+        _ => None,
+    };
+    Some(flag.map_or_else(|| "  set in the file of `--config`\n".to_owned(), |flag| format!("  flag: `{flag}`\n")))
 }
 
 /// The flag that sets a field: its name but for some, and for those of an image prompt the one that sets them all.

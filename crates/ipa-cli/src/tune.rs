@@ -1,12 +1,14 @@
 //! `ipa tune`
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, builder::TypedValueParser as _};
-use ipa_train::{Metric, Search, Trial, TuneEvent, TuneSettings, Tuned};
+use ipa_train::{Metric, Search, TrainError, Trial, TuneEvent, TuneSettings, Tuned};
 
+use crate::interrupt::Interrupted;
 use crate::train::RunArgs;
 use crate::train::parts::Parts;
 use crate::{interrupt, output, progress};
@@ -24,9 +26,9 @@ use crate::{interrupt, output, progress};
 pub(crate) struct TuneArgs {
     #[command(flatten)]
     run: RunArgs,
-    /// How long to look; what is under way is ended
-    #[arg(long, value_name = "MIN", default_value_t = 30.0)]
-    minutes: f64,
+    /// How long to look
+    #[arg(long, value_name = "MIN", default_value = "30", value_parser = minutes)]
+    minutes: Duration,
     /// How many settings to begin with
     #[arg(long, value_name = "N", default_value = "9", value_parser = PossibleValuesParser::new(["3", "9", "27"])
         .map(|number| number.parse::<u64>().expect("one of the numbers")))]
@@ -40,7 +42,7 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
     let seed = config.seed;
     let search = Search { models: &models, dataset: &dataset, base: config, init: init.as_ref(), folder: &folder };
     let bar = progress::bar(0, "tuning", json);
-    let settings = TuneSettings { minutes: args.minutes, candidates: args.candidates, seed };
+    let settings = TuneSettings { time: args.minutes, candidates: args.candidates, seed };
     let mut said = Ok(());
     let tuned = search.run(settings, |event| {
         match event {
@@ -49,16 +51,30 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
                 bar.set_position(step);
                 bar.set_message(format!("candidate {candidate}"));
             }
+            TuneEvent::Judging { candidate } => bar.set_message(format!("candidate {candidate}, judged")),
             TuneEvent::Trial(trial) if json => said = output::json_line(trial),
             TuneEvent::Trial(trial) => bar.println(line(trial)),
         }
         if said.is_err() { ControlFlow::Break(()) } else { interrupt::flow() }
-    })?;
+    });
     bar.finish_and_clear();
     said?;
+    let tuned = tuned.map_err(|error| match error {
+        TrainError::Interrupted { .. } => Interrupted("the same command goes on".to_owned()).into(),
+        error => anyhow::Error::from(error),
+    })?;
     match json {
         true => Ok(output::json_line(&tuned)?),
         false => tell(&tuned),
+    }
+}
+
+/// A time that a search can have.
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes: f64 = text.parse().map_err(|_| "give a number of minutes, such as 20".to_owned())?;
+    match (0.0..=1e6).contains(&minutes) {
+        true => Ok(Duration::from_secs_f64(minutes * 60.0)),
+        false => Err("choose 0 to 1000000 minutes".to_owned()),
     }
 }
 

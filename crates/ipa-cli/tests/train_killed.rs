@@ -26,7 +26,8 @@ fn train(data: &Path, output: &Path) -> Ipa {
 fn settings(output: &Path, steps: u64) {
     let text = format!(
         "[schedule]\nmax_steps = {steps}\naccumulation = 2\nlearning_rate = \"cosine\"\nwarmup_steps = 2\n\
-         [optimizer]\nema_decay = 0.9\n[output]\nkeep_checkpoints = 2\n"
+         [optimizer]\nema_decay = 0.9\n[output]\nkeep_checkpoints = 2\ntensorboard = true\n\
+         [validation]\nheld_out = 0.5\nevery = 5\nnum_references = 1\nnum_steps = 1\nscales = [1.0]\n"
     );
     fs::write(output.with_extension("toml"), text).unwrap();
 }
@@ -55,7 +56,9 @@ fn runs_killed_at_random_moments_end_in_the_same_bytes() {
     }
     println!("{done} kills, {in_a_save} of them in a save");
     train(data.path(), &killed).and("--resume").run().done();
-    for name in ["ip_adapter.safetensors", "losses.jsonl", &format!("checkpoint-{steps}/optimizer.safetensors")] {
+    let state = format!("checkpoint-{steps}/optimizer.safetensors");
+    let names = ["ip_adapter.safetensors", "best/ip_adapter.safetensors", "losses.jsonl", "validation.jsonl"];
+    for name in names.into_iter().chain(["training_report.html", &state]) {
         let result = |folder: &Path| fs::read(folder.join(name)).unwrap();
         assert!(result(&killed) == result(&whole), "{name} differs");
     }

@@ -39,6 +39,9 @@ pub(crate) struct Parts<'a> {
 /// there already is not replaced.
 pub(crate) fn save(folder: &Path, parts: &Parts) -> Result<(), TrainError> {
     let name = format!("checkpoint-{}", parts.steps);
+    if folder.join(&name).is_dir() {
+        return Ok(()); // of this run, as all in the folder are, and so the same
+    }
     let partial = folder.join(format!("{name}.tmp"));
     let saved = write(&partial, &folder.join(&name), parts);
     if saved.is_err() {
@@ -85,12 +88,25 @@ pub fn latest_checkpoint(folder: &Path) -> Result<PathBuf, TrainError> {
 /// Checks that a run can begin in `folder`: the checkpoints of another would be mistaken for its own.
 ///
 /// # Errors
-/// [`TrainError::UsedFolder`] if there are any, [`TrainError::File`] if the folder cannot be read.
+/// [`TrainError::UsedFolder`] if there are any, or a finished adapter; [`TrainError::File`] if the folder cannot be read.
 pub fn check_unused(folder: &Path) -> Result<(), TrainError> {
-    match latest(folder)? {
+    let finished = Some(folder.join(ADAPTER)).filter(|file| file.exists());
+    match latest(folder)?.or(finished) {
         Some(checkpoint) => Err(TrainError::UsedFolder { checkpoint }),
         None => Ok(()),
     }
+}
+
+/// Removes what saves and removals that were cut off have left.
+pub(crate) fn remove_partial(folder: &Path) -> Result<(), TrainError> {
+    let failed = |source| FormatError::Write { path: folder.into(), source };
+    for entry in fs::read_dir(folder).map_err(failed)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("checkpoint-") && name.ends_with(".tmp") {
+            fs::remove_dir_all(entry.path()).map_err(|source| self::failed(&entry.path(), source))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes all checkpoints in `folder` but the latest `num`.

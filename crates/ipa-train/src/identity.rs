@@ -28,6 +28,7 @@ pub(crate) fn of_run(
 ) -> Result<Value, TrainError> {
     Ok(json!({
         "config": config.recorded(),
+        "validation": config.validation,
         "data": dataset.digest().map_err(EncodeError::from)?,
         "pictures": pictures(dataset)?,
         "init_adapter": init_adapter.map(|source| sha256_file(&source.file)).transpose()?,

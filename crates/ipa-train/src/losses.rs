@@ -1,12 +1,11 @@
 //! The loss of every step beside the checkpoints: `losses.jsonl`, one line a step.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
-use ipa_formats::{FormatError, write_atomically};
+use ipa_formats::FormatError;
 use serde::{Deserialize, Serialize};
 
+use crate::json_lines;
 use crate::watch::{NUM_RANGES, Progress, Ranges};
 
 const FILE: &str = "losses.jsonl";
@@ -49,35 +48,23 @@ impl StepLoss {
 fn is_empty(ranges: &[Option<f32>; NUM_RANGES]) -> bool {
     ranges.iter().all(Option::is_none)
 }
+
 /// Writes all lines anew: at any moment the file is that of a checkpoint.
 pub(crate) fn write(folder: &Path, losses: &[StepLoss]) -> Result<(), FormatError> {
-    write_atomically(&folder.join(FILE), |file| {
-        losses.iter().try_for_each(|line| {
-            serde_json::to_writer(&mut *file, line)?;
-            file.write_all(b"\n")
-        })
-    })
+    json_lines::write(&folder.join(FILE), losses)
 }
 
 /// The lines up to `last_step`; none if there is no file.
 pub(crate) fn read(folder: &Path, last_step: u64) -> Result<Vec<StepLoss>, FormatError> {
-    let path = folder.join(FILE);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(FormatError::Read { path, source }),
-    };
-    let line = |(index, line): (usize, &str)| {
-        let failed = |source| FormatError::Json { path: path.clone(), field: format!("line {}", index + 1), source };
-        serde_json::from_str::<StepLoss>(line).map_err(failed)
-    };
-    let losses = text.lines().enumerate().map(line).collect::<Result<Vec<_>, _>>()?;
+    let losses: Vec<StepLoss> = json_lines::read(&folder.join(FILE))?;
     Ok(losses.into_iter().filter(|line| line.step <= last_step).collect())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::watch::RowLoss;
 

@@ -105,9 +105,12 @@ pub(crate) struct Objective {
 impl Objective {
     pub(crate) fn new(settings: &ObjectiveSettings, models: &FrozenModels) -> Result<Self, TrainError> {
         let last = settings.last_timestep.unwrap_or(models.schedule.len() - 1);
-        if last >= models.schedule.len() || settings.first_timestep > last {
-            let allowed = "choose one below the number of the model's timesteps, usually 1000";
-            return Err(TrainError::Field { field: "last_timestep", value: last.to_string(), allowed });
+        let allowed =
+            "choose one below the number of the model's timesteps, usually 1000, the first not after the last";
+        for (field, timestep) in [("first_timestep", settings.first_timestep), ("last_timestep", last)] {
+            if timestep >= models.schedule.len() {
+                return Err(TrainError::Field { field, value: timestep.to_string(), allowed });
+            }
         }
         Ok(Self {
             prediction: models.prediction(),

@@ -10,9 +10,10 @@ use ipa_core::noise::Draws;
 use ipa_formats::{FormatError, write_atomically};
 use ipa_sample::AdapterSource;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::validation::{Metric, ValidationSettings};
-use crate::{Dataset, FrozenModels, TrainConfig, TrainError, Trainer, json_lines};
+use crate::{Dataset, FrozenModels, TrainConfig, TrainError, Trainer, identity, json_lines, latest_checkpoint};
 
 /// Every round keeps one in so many, and gives it so many times the steps.
 const ETA: u64 = 3;
@@ -26,14 +27,16 @@ const FEWEST_STEPS: u64 = 5;
 /// Share of the rows that are held out if the settings hold nothing out.
 const HELD_OUT: f64 = 0.2;
 const RESULTS: &str = "tune.jsonl";
+/// What a search is made from: nothing but the same goes on.
+const IDENTITY: &str = "tune.json";
 /// The settings that did best.
 pub const BEST_CONFIG: &str = "best.toml";
 
 /// How long to look.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TuneSettings {
-    /// Time for the search; what is under way is ended, so that it may take a little more.
-    pub minutes: f64,
+    /// Time for the search. The first trial has all it takes; later ones are broken off and gone on with by the next search.
+    pub time: Duration,
     /// Settings to begin with: 3, 9 or 27.
     pub candidates: u64,
     /// Decides which settings are tried.
@@ -118,40 +121,63 @@ impl Search<'_> {
         settings: TuneSettings,
         mut heard: impl FnMut(TuneEvent) -> ControlFlow<()>,
     ) -> Result<Tuned, TrainError> {
-        fs::create_dir_all(self.folder).map_err(|source| FormatError::Write { path: self.folder.into(), source })?;
         let path = self.folder.join(RESULTS);
+        let last = self.prepare(settings)?;
         let mut trials: Vec<Trial> = json_lines::read(&path)?;
-        let deadline = Instant::now() + Duration::from_secs_f64(settings.minutes * 60.0);
-        let last = self.trainer(&self.base)?.num_steps();
+        let deadline = Instant::now() + settings.time;
         let mut alive: Vec<u64> = (0..settings.candidates).collect();
         let mut steps = (last / settings.candidates).max(FEWEST_STEPS.min(last));
         let mut is_cut_short = false;
-        loop {
+        while !is_cut_short {
             for &candidate in &alive {
                 if trials.iter().any(|trial| (trial.candidate, trial.steps) == (candidate, steps)) {
                     continue;
                 }
-                is_cut_short = Instant::now() > deadline && !trials.is_empty();
-                if is_cut_short {
+                // The first trial has all the time it takes: without one there is nothing to tell.
+                let deadline = Some(deadline).filter(|_| !trials.is_empty());
+                let Some(trial) = self.trial((candidate, steps), settings.seed, deadline, &mut heard)? else {
+                    is_cut_short = true;
                     break;
-                }
-                let trial = self.trial(candidate, steps, settings.seed, &mut heard)?;
+                };
                 trials.push(trial);
                 json_lines::write(&path, &trials)?;
                 if let Some(trial) = trials.last().filter(|trial| heard(TuneEvent::Trial(trial)).is_break()) {
                     return Err(TrainError::Interrupted { step: trial.steps });
                 }
             }
-            if is_cut_short || steps >= last {
+            if steps >= last {
                 break;
             }
-            alive = self.best_of(&trials, &alive, steps);
-            steps = (steps * ETA).min(last);
+            if !is_cut_short {
+                alive = self.best_of(&trials, &alive, steps);
+                steps = (steps * ETA).min(last);
+            }
         }
         let best = self.best(&trials).clone();
-        let config = self.write_best(&best, settings.seed)?;
-        let strengths = self.strengths(&best, settings.seed)?;
+        let config = self.write_best(&best)?;
+        let strengths = if is_cut_short { Vec::new() } else { self.strengths(&best, settings.seed, &mut heard)? };
         Ok(Tuned { metric: self.base.validation.metric, trials, best, strengths, is_cut_short, config })
+    }
+
+    /// Makes the folder, or checks that it is of the same search; steps of a whole run.
+    fn prepare(&self, settings: TuneSettings) -> Result<u64, TrainError> {
+        fs::create_dir_all(self.folder).map_err(|source| FormatError::Write { path: self.folder.into(), source })?;
+        let trainer = self.trainer(&self.base)?;
+        let own = json!({
+            "candidates": settings.candidates,
+            "seed": settings.seed,
+            "run": trainer.identity(),
+        });
+        let path = self.folder.join(IDENTITY);
+        if path.exists() {
+            let found = ipa_formats::read_json(&path)?;
+            if let Some(field) = identity::difference(&found, &own) {
+                return Err(TrainError::OtherRun { path, field });
+            }
+        }
+        let text = format!("{own:#}\n");
+        write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
+        Ok(trainer.num_steps())
     }
 
     /// The best third of those that were tried with so many steps, at least one.
@@ -182,7 +208,7 @@ impl Search<'_> {
     fn config(&self, candidate: u64, seed: u64) -> TrainConfig {
         let mut config = self.base.clone();
         config.validation = ValidationSettings { every: None, patience: None, ..config.validation };
-        config.output.save_steps = u64::MAX; // a trial is saved where it ends
+        config.output.save_steps = i64::MAX as u64; // a trial is saved where it ends
         config.output.report = false;
         config.output.keep_checkpoints = 1;
         if candidate > 0 {
@@ -190,8 +216,10 @@ impl Search<'_> {
             let drawn = |index: i64| drawn.double_value(&[index]);
             let rate = self.base.optimizer.learning_rate * RATE_RANGE.powf(2.0 * drawn(0) - 1.0);
             config.optimizer.learning_rate = rounded(rate).min(1.0);
-            config.data.text_drop = TEXT_DROPS[(drawn(1) * TEXT_DROPS.len() as f64) as usize];
-            config.data.image_drop = IMAGE_DROPS[(drawn(2) * IMAGE_DROPS.len() as f64) as usize];
+            let rest = 1.0 - config.data.both_drop;
+            config.data.text_drop = TEXT_DROPS[(drawn(1) * TEXT_DROPS.len() as f64) as usize].min(rest);
+            let rest = rest - config.data.text_drop;
+            config.data.image_drop = IMAGE_DROPS[(drawn(2) * IMAGE_DROPS.len() as f64) as usize].min(rest);
         }
         config
     }
@@ -204,48 +232,45 @@ impl Search<'_> {
         self.folder.join(format!("candidate-{candidate:02}"))
     }
 
-    /// Trains a candidate up to so many steps, going on where it was, and judges it.
+    /// Trains a candidate up to so many steps, going on where it was, and judges it; nothing if time is over.
     fn trial(
         &self,
-        candidate: u64,
-        steps: u64,
+        (candidate, steps): (u64, u64),
         seed: u64,
+        deadline: Option<Instant>,
         heard: &mut impl FnMut(TuneEvent) -> ControlFlow<()>,
-    ) -> Result<Trial, TrainError> {
+    ) -> Result<Option<Trial>, TrainError> {
         let (config, folder) = (self.config(candidate, seed), self.folder_of(candidate));
         let mut trainer = self.trainer(&config)?;
         match trainer.resume(&folder) {
             Ok(()) | Err(TrainError::NoCheckpoint { .. }) => {}
             Err(error) => return Err(error),
         }
+        let is_over = || deadline.is_some_and(|deadline| Instant::now() > deadline);
         let mut asked = false;
-        let trained = trainer.run_until(steps, &folder, |step| {
-            asked = heard(TuneEvent::Step { candidate, step, steps }).is_break();
-            if asked { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        let value = match trained {
-            Ok(()) => match config.validation.metric {
-                Metric::Loss => Some(trainer.judged_by_loss()?).filter(|loss| loss.is_finite()),
-                metric => trainer.judged(&folder)?.value(metric),
-            },
-            Err(TrainError::NotANumber { .. }) => None,
-            Err(error) => return Err(error),
+        let mut going_on = |event: TuneEvent| {
+            asked = heard(event).is_break();
+            if asked || is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        Ok(Trial {
-            candidate,
-            steps,
-            learning_rate: config.optimizer.learning_rate,
-            text_drop: config.data.text_drop,
-            image_drop: config.data.image_drop,
-            value,
-        })
+        let trained = trainer.run_until(steps, &folder, |step| going_on(TuneEvent::Step { candidate, step, steps }));
+        let value = trained.and_then(|()| match config.validation.metric {
+            Metric::Loss => Ok(Some(trainer.judged_by_loss()?).filter(|loss| loss.is_finite())),
+            metric => Ok(trainer.judged(&folder, &mut |_| going_on(TuneEvent::Judging { candidate }))?.value(metric)),
+        });
+        let value = match value {
+            Err(TrainError::Interrupted { .. }) if !asked => return Ok(None),
+            Err(TrainError::NotANumber { .. }) => None,
+            value => value?,
+        };
+        let learning_rate = config.optimizer.learning_rate;
+        let (text_drop, image_drop) = (config.data.text_drop, config.data.image_drop);
+        Ok(Some(Trial { candidate, steps, learning_rate, text_drop, image_drop, value }))
     }
 
-    fn write_best(&self, best: &Trial, seed: u64) -> Result<PathBuf, TrainError> {
+    fn write_best(&self, best: &Trial) -> Result<PathBuf, TrainError> {
         let mut config = self.base.clone();
-        let found = self.config(best.candidate, seed);
-        config.optimizer.learning_rate = found.optimizer.learning_rate;
-        (config.data.text_drop, config.data.image_drop) = (found.data.text_drop, found.data.image_drop);
+        config.optimizer.learning_rate = best.learning_rate;
+        (config.data.text_drop, config.data.image_drop) = (best.text_drop, best.image_drop);
         config.output.folder = None;
         let path = self.folder.join(BEST_CONFIG);
         write_atomically(&path, |file| file.write_all(config.to_toml().as_bytes()))?;
@@ -253,18 +278,25 @@ impl Search<'_> {
     }
 
     /// Scores of the best at several strengths, one validation each.
-    fn strengths(&self, best: &Trial, seed: u64) -> Result<Vec<Strength>, TrainError> {
+    fn strengths(
+        &self,
+        best: &Trial,
+        seed: u64,
+        heard: &mut impl FnMut(TuneEvent) -> ControlFlow<()>,
+    ) -> Result<Vec<Strength>, TrainError> {
         const SCALES: [f64; 5] = [0.25, 0.5, 0.75, 1.0, 1.25];
         if self.base.validation.num_references == 0 || best.value.is_none() {
             return Ok(Vec::new());
         }
         let folder = self.folder_of(best.candidate);
+        let candidate = best.candidate;
         let strength = |scale: f64| {
-            let mut config = self.config(best.candidate, seed);
+            let mut config = self.config(candidate, seed);
             config.validation.scales = vec![scale];
             let mut trainer = self.trainer(&config)?;
-            trainer.resume(&folder)?;
-            Ok(Strength { scale, scores: trainer.judged(&folder)?.scores })
+            trainer.load(&folder, &latest_checkpoint(&folder)?)?; // judged by other strengths, and else the same run
+            let scores = trainer.judged(&folder, &mut |_| heard(TuneEvent::Judging { candidate }))?.scores;
+            Ok(Strength { scale, scores })
         };
         SCALES.into_iter().map(strength).collect()
     }
@@ -281,6 +313,11 @@ pub enum TuneEvent<'a> {
         step: u64,
         /// Steps of this round.
         steps: u64,
+    },
+    /// A candidate is being judged.
+    Judging {
+        /// Its number.
+        candidate: u64,
     },
     /// A candidate was judged.
     Trial(&'a Trial),

@@ -154,16 +154,16 @@ mod tests {
         operations.iter().filter(|one| kinds.contains(&one.kind)).map(|one| one.flop).sum::<f64>() / 1e12
     }
 
-    /// As PyTorch's `FlopCounterMode` counts diffusers' model: 0.894 of convolutions, 0.469 of matrices, 0.245 of attention.
+    /// As PyTorch's `FlopCounterMode` counts diffusers' model: the time embedding, 4 MFLOP, aside.
     #[test]
     fn a_guided_call_of_sd15_is_a_tera_and_a_half() {
         let size = CallSize { batch: 2, latents: (64, 64), text_tokens: 77, image_tokens: 0 };
-        let (config, close) = (UnetConfig::sd15(), |found: f64, expected: f64| (found - expected).abs() < 0.01);
+        let (config, close) = (UnetConfig::sd15(), |found: f64, expected: f64| (found - expected).abs() < 1e-5);
         use OperationKind::{Convolution, ImageAttention, Linear, SelfAttention, TextAttention, TextLinear};
         let parts = [
-            (tera(&config, size, &[Convolution]), 0.89),
-            (tera(&config, size, &[Linear, TextLinear]), 0.47),
-            (tera(&config, size, &[SelfAttention, TextAttention]), 0.25),
+            (tera(&config, size, &[Convolution]), 0.887_892),
+            (tera(&config, size, &[Linear, TextLinear]), 0.466_550),
+            (tera(&config, size, &[SelfAttention, TextAttention]), 0.252_105),
         ];
         assert!(parts.iter().all(|&(found, expected)| close(found, expected)), "{parts:?}");
         assert_eq!(tera(&config, size, &[ImageAttention]), 0.0);

@@ -64,6 +64,16 @@ impl Measure {
         })
     }
 
+    /// Of several runs: a reference counts as its mean over them.
+    fn mean(runs: &[&Self]) -> Result<Self> {
+        let of = |part: fn(&Pair) -> f64| -> Vec<f64> {
+            let mean =
+                |index: usize| runs.iter().map(|run| part(&run.per_reference[index])).sum::<f64>() / runs.len() as f64;
+            (0..runs[0].per_reference.len()).map(mean).collect()
+        };
+        Self::new(&of(|pair| pair.before), &of(|pair| pair.after))
+    }
+
     fn sentence(&self, what: &str) -> String {
         let Self { before, after, difference, .. } = self;
         let verdict = if difference.excludes_zero() { "" } else { " (could be chance)" };
@@ -84,6 +94,22 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
+    /// Of several runs, at least one.
+    ///
+    /// # Errors
+    /// If a measure is no number.
+    pub(crate) fn mean<'a>(runs: impl Iterator<Item = &'a Self>) -> Result<Self> {
+        let runs: Vec<&Self> = runs.collect();
+        let of =
+            |measure: fn(&Self) -> &Measure| Measure::mean(&runs.iter().map(|run| measure(run)).collect::<Vec<_>>());
+        Ok(Self {
+            num_references: runs[0].num_references,
+            num_pictures: runs[0].num_pictures,
+            clip_i: of(|run| &run.clip_i)?,
+            subject_color: of(|run| &run.subject_color)?,
+        })
+    }
+
     /// One sentence a measure.
     pub(crate) fn sentences(&self) -> [String; 2] {
         [self.clip_i.sentence("CLIP-I"), self.subject_color.sentence("subject's colour found")]
@@ -99,12 +125,12 @@ pub(crate) fn compare(
     after: &mut Pipeline,
     clip: &ClipModel,
     held_out: &HeldOut,
-    args: &DemoArgs,
+    (args, seed): (&DemoArgs, u64),
 ) -> Result<Comparison> {
     let bar = progress::bar((2 * held_out.references.len()) as u64, "evaluating", args.json);
     let (before, after) = {
         let _threads = ThreadLimit::shared_by(2);
-        let draw = |pipeline: &mut Pipeline| draw(pipeline, held_out, args, || bar.inc(1));
+        let draw = |pipeline: &mut Pipeline| draw(pipeline, held_out, (args, seed), || bar.inc(1));
         thread::scope(|scope| {
             let before = scope.spawn(|| draw(before)); // a model may move to another thread, but not be seen by two
             let after = draw(after);
@@ -122,7 +148,12 @@ pub(crate) fn compare(
 }
 
 /// Pictures of every reference.
-fn draw(pipeline: &mut Pipeline, held_out: &HeldOut, args: &DemoArgs, drawn: impl Fn()) -> Result<Vec<Vec<RgbImage>>> {
+fn draw(
+    pipeline: &mut Pipeline,
+    held_out: &HeldOut,
+    (args, seed): (&DemoArgs, u64),
+    drawn: impl Fn(),
+) -> Result<Vec<Vec<RgbImage>>> {
     let Extent { num_pictures: num_images, num_steps, .. } = args.extent();
     let draw_one = |(reference, seed): (&RgbImage, u64)| {
         let request = GenerateRequest { seed, num_images, num_steps, ..GenerateRequest::default() };
@@ -130,7 +161,7 @@ fn draw(pipeline: &mut Pipeline, held_out: &HeldOut, args: &DemoArgs, drawn: imp
         drawn();
         Ok(generated.map_err(|error| interrupt::told(error, "the trained adapter is kept"))?.pictures)
     };
-    held_out.references.iter().zip(args.seed + 1..).map(draw_one).collect()
+    held_out.references.iter().zip(seed + 1..).map(draw_one).collect()
 }
 
 /// CLIP-I and share of pictures with the subject's colours, each the mean over the pictures of a reference.

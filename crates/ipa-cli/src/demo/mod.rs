@@ -7,7 +7,7 @@ mod pictures;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -38,7 +38,8 @@ const MAX_SEED: u64 = 1 << 32;
 ///
 /// The pictures show a subject that the base model has never seen. Takes minutes on two processor cores.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  ipa demo --output out/demo\n  ipa demo --subject fin --output out/fin")]
+#[command(after_help = "Examples:\n  ipa demo --output out/demo\n  ipa demo --subject fin --output out/fin\n  \
+    ipa demo --seeds 3 --output out/three")]
 pub(crate) struct DemoArgs {
     /// Folder for the adapter, the pictures and the report
     #[arg(long, value_name = "DIR", default_value = "out/demo", value_hint = ValueHint::DirPath)]
@@ -51,6 +52,9 @@ pub(crate) struct DemoArgs {
     /// Seed of training and noise
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u64).range(..=MAX_SEED))]
     seed: u64,
+    /// Train and measure so many times, from seeds counted up from that; what is measured is the mean over them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..=100))]
+    seeds: u64,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print one JSON object with what report.json holds
@@ -86,9 +90,9 @@ impl DemoArgs {
 
     /// The preset for a handful of pictures, longer and gentler: the base adapter follows strangers well, and larger
     /// steps take from what it knows as much as they add.
-    fn settings(&self, resolution: u32) -> TrainConfig {
+    fn settings(&self, seed: u64, resolution: u32) -> TrainConfig {
         let epochs = if self.short { 1 } else { 20 };
-        let mut settings = TrainConfig { seed: self.seed, ..TrainConfig::mini(resolution) };
+        let mut settings = TrainConfig { seed, ..TrainConfig::mini(resolution) };
         settings.schedule.epochs = epochs;
         settings.optimizer.learning_rate = 3e-5;
         settings
@@ -103,11 +107,22 @@ pub(crate) struct DemoReport {
     subject: Subject,
     settings: TrainConfig,
     losses: Vec<f64>,
+    /// Of the mean over all runs.
     comparison: Comparison,
+    /// Each run by itself.
+    runs: Vec<SeedRun>,
     checks: Vec<CheckReport>,
     mapping: &'static str,
     seconds: Seconds,
     machine: Machine,
+}
+
+/// A training from one seed.
+#[derive(Debug, Serialize)]
+struct SeedRun {
+    seed: u64,
+    losses: Vec<f64>,
+    comparison: Comparison,
 }
 
 /// One test, as `ipa check --json` prints it.
@@ -136,14 +151,21 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let started = Instant::now();
 
     let data = pictures::write_dataset(args.subject, &args.output.join("pictures"))?;
-    let (losses, settings) = train(args, &source, &data, options)?;
-    let training = started.elapsed();
-
     let clip = scores::clip_model(None, &source, options)?;
     let mut before = pipeline(&source, &base_adapter(&source)?, options)?;
-    let mut after = pipeline(&source, &args.output.join(ADAPTER), options)?;
     let held_out = HeldOut::new(args.subject, args.extent().num_references);
-    let comparison = evaluation::compare(&mut before, &mut after, &clip, &held_out, args)?;
+    let (mut training, mut runs) = (Duration::ZERO, Vec::new());
+    // The given seed last: its adapter is the one that remains.
+    for seed in (args.seed..args.seed + args.seeds).rev() {
+        let begun = Instant::now();
+        let losses = train(args, seed, &source, &data, options)?;
+        training += begun.elapsed();
+        let mut after = pipeline(&source, &args.output.join(ADAPTER), options)?;
+        let comparison = evaluation::compare(&mut before, &mut after, &clip, &held_out, (args, seed))?;
+        runs.insert(0, SeedRun { seed, losses, comparison });
+    }
+    let after = pipeline(&source, &args.output.join(ADAPTER), options)?;
+    let comparison = Comparison::mean(runs.iter().map(|run| &run.comparison))?;
     let evaluation = started.elapsed();
 
     let checks = checks(&after, &clip, &held_out, args)?;
@@ -159,9 +181,10 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let report = DemoReport {
         adapter: ADAPTER,
         subject: args.subject,
-        settings,
-        losses,
+        settings: args.settings(args.seed, pictures::SIDE),
+        losses: runs[0].losses.clone(),
         comparison,
+        runs,
         checks: checks.iter().map(check_report).collect(),
         mapping: ipa_metrics::MAPPING,
         seconds,
@@ -172,17 +195,12 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     tell(args, &report)
 }
 
-fn train(
-    args: &DemoArgs,
-    source: &ModelSource,
-    data: &Path,
-    options: (Device, Kind),
-) -> Result<(Vec<f64>, TrainConfig)> {
+fn train(args: &DemoArgs, seed: u64, source: &ModelSource, data: &Path, options: (Device, Kind)) -> Result<Vec<f64>> {
     let models = FrozenModels::load_files(&source.files, None, options)?;
-    let config = args.settings(models.native_side());
+    let config = args.settings(seed, models.native_side());
     let init = base_adapter(source)?;
     let dataset = Dataset::open(data)?;
-    let mut trainer = Trainer::new(&models, &dataset, config.clone(), Some(&init.as_path().into()))?;
+    let mut trainer = Trainer::new(&models, &dataset, config, Some(&init.as_path().into()))?;
     let bar = progress::bar(trainer.num_steps(), "training", args.json);
     let mut losses = Vec::new();
     let folder = args.output.join("training");
@@ -201,7 +219,7 @@ fn train(
     })?;
     bar.finish_and_clear();
     trainer.adapter().save(&args.output.join(ADAPTER), Kind::Float, Some(&trainer.metadata()))?;
-    Ok((losses, config))
+    Ok(losses)
 }
 
 /// Removes the checkpoints of an earlier demo, in whose place this one's are to come.

@@ -3,9 +3,9 @@
 use ipa_metrics::{Chart, Column, Interval, Picture, Report, ScoredPicture, Series, encode_png};
 use ipa_pocket::{Subject, SubjectScene};
 
-use super::evaluation::Measure;
+use super::evaluation::{Comparison, Measure};
 use super::pictures::{COLUMNS, Grid, SIDE, Shown};
-use super::{DemoReport, Seconds};
+use super::{DemoReport, Seconds, SeedRun};
 use crate::check::{Checked, SCALE};
 
 /// The page that one looks at.
@@ -77,10 +77,22 @@ fn measures(page: &mut Report, report: &DemoReport) {
         let cell = |interval: &Interval| format!("{interval:.3}");
         vec![name.to_owned(), cell(before), cell(after), cell(difference)]
     };
-    page.table(
-        &["measure", "before", "after", "difference"],
-        &[row("CLIP-I", &comparison.clip_i), row("Subject's colour found", &comparison.subject_color)],
-    );
+    let both = |comparison: &Comparison, of: &str| {
+        [
+            row(&format!("CLIP-I{of}"), &comparison.clip_i),
+            row(&format!("Subject's colour found{of}"), &comparison.subject_color),
+        ]
+    };
+    let mut rows = both(comparison, "").to_vec();
+    if report.runs.len() > 1 {
+        let of_runs = report.runs.iter().flat_map(|run| both(&run.comparison, &format!(", seed {}", run.seed)));
+        rows.extend(of_runs);
+        page.paragraph(&format!(
+            "Trained and drawn {} times; a reference counts as its mean over the runs.",
+            report.runs.len()
+        ));
+    }
+    page.table(&["measure", "before", "after", "difference"], &rows);
 }
 
 fn checked(page: &mut Report, checks: &[Checked]) {
@@ -100,10 +112,12 @@ fn checked(page: &mut Report, checks: &[Checked]) {
 }
 
 fn training(page: &mut Report, report: &DemoReport) {
-    let points = (1..).zip(&report.losses).map(|(step, loss)| (f64::from(step), *loss)).collect();
     page.section("Training");
-    let losses = Series { name: "loss".to_owned(), points };
-    page.chart(&Chart::new("Loss", ["step", "loss"], vec![losses]).smoothed(25));
+    let series = |run: &SeedRun| Series {
+        name: if report.runs.len() == 1 { "loss".to_owned() } else { format!("seed {}", run.seed) },
+        points: (1..).zip(&run.losses).map(|(step, loss)| (f64::from(step), *loss)).collect(),
+    };
+    page.chart(&Chart::new("Loss", ["step", "loss"], report.runs.iter().map(series).collect()).smoothed(25));
     let (settings, Seconds { training, evaluation, drawing, total }) = (&report.settings, report.seconds);
     let seconds = |seconds: f64| format!("{seconds:.1} s");
     let mut facts = vec![
@@ -142,7 +156,7 @@ mod tests {
     use ipa_metrics::CaseScore;
     use ipa_train::TrainConfig;
 
-    use super::super::evaluation::{Comparison, Pair};
+    use super::super::evaluation::Pair;
     use super::super::machine::Machine;
     use super::super::{ADAPTER, CheckReport};
     use super::*;
@@ -156,6 +170,15 @@ mod tests {
         Measure { before, after, difference: interval(difference), per_reference }
     }
 
+    fn comparison() -> Comparison {
+        Comparison {
+            num_references: 20,
+            num_pictures: 3,
+            clip_i: measure([0.2, 0.1, 0.3]),
+            subject_color: measure([0.01, -0.1, 0.1]),
+        }
+    }
+
     /// A demo of three steps on a machine that does not exist.
     fn made_up() -> (DemoReport, Vec<Checked>, Grid) {
         let picture = || RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]));
@@ -167,12 +190,8 @@ mod tests {
             subject: Subject::Pip,
             settings: TrainConfig::mini(64),
             losses: vec![0.3, 0.2, 0.1],
-            comparison: Comparison {
-                num_references: 20,
-                num_pictures: 3,
-                clip_i: measure([0.2, 0.1, 0.3]),
-                subject_color: measure([0.01, -0.1, 0.1]),
-            },
+            comparison: comparison(),
+            runs: vec![SeedRun { seed: 0, losses: vec![0.3, 0.2, 0.1], comparison: comparison() }],
             checks: vec![CheckReport { case: name, prompt, score }],
             mapping: ipa_metrics::MAPPING,
             seconds: Seconds { training: 1.0, evaluation: 2.0, drawing: 3.0, total: 6.5 },

@@ -9,6 +9,7 @@ use ipa_sample::AdapterSource;
 use ipa_train::{FeatureKind, Memory, Preset, TrainConfig, TrainError, Variant};
 
 use crate::args::{DeviceArgs, ModelArgs, numbering};
+use crate::failure::UsageError;
 use crate::model::{self, POCKET};
 
 /// What a run is made of, and its settings.
@@ -90,6 +91,8 @@ enum VariantName {
     FaceIdPlusV2,
     /// From identity vectors of several pictures of a face
     Portrait,
+    /// As portrait, from vectors that are not of length 1
+    PortraitUnnorm,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -98,6 +101,10 @@ enum FeaturesName {
     Global,
     /// The features before the last layer, one vector a patch
     Fine,
+    /// Identity vectors of faces
+    Identity,
+    /// Both of these
+    IdentityAndFine,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -188,14 +195,14 @@ impl RunArgs {
             Some(file) => TrainConfig::from_toml(file, &preset)?,
             None => preset,
         };
-        self.name_parts(&mut config);
-        self.settings.put_over(&mut config);
         let memory = self.memory.map(|memory| match memory {
             MemoryName::Low => Memory::Low,
             MemoryName::Medium => Memory::Medium,
             MemoryName::High => Memory::High,
         });
-        let config = memory.into_iter().fold(config, TrainConfig::within);
+        config = memory.into_iter().fold(config, TrainConfig::within);
+        self.name_parts(&mut config);
+        self.settings.put_over(&mut config);
         config.check()?;
         Ok(config)
     }
@@ -205,6 +212,8 @@ impl RunArgs {
         let features = self.features.map(|name| match name {
             FeaturesName::Global => FeatureKind::Global,
             FeaturesName::Fine => FeatureKind::Fine,
+            FeaturesName::Identity => FeatureKind::Identity,
+            FeaturesName::IdentityAndFine => FeatureKind::IdentityAndFine,
         });
         set(&mut config.adapter.variant, self.variant.map(|name| Some(name.variant())));
         set(&mut config.adapter.features, features.map(Some));
@@ -212,6 +221,13 @@ impl RunArgs {
         set(&mut config.model.base, self.model.model.clone().map(Some));
         set(&mut config.model.image_encoder, self.model.image_encoder.clone().map(Some));
         set(&mut config.model.init_adapter, self.init_adapter.clone().map(Some));
+        set(&mut config.model.init_variant, self.adapter_variant.map(|variant| Some(variant.name().to_owned())));
+        let numbering = self.adapter_numbering.map(|numbering| match numbering {
+            Numbering::Published => "published",
+            Numbering::Dense => "dense",
+        });
+        set(&mut config.model.init_numbering, numbering.map(|name| Some(name.to_owned())));
+        set(&mut config.model.clip, self.clip.clone().map(Some));
         set(&mut config.data.path, self.data.clone().map(Some));
         set(&mut config.output.folder, self.output.clone().map(Some));
     }
@@ -226,8 +242,12 @@ impl RunArgs {
             true => model::bundled()?.adapter.context("the pocket model in this program lacks its adapter")?,
             false => name.clone(),
         };
-        let numbering = self.adapter_numbering.unwrap_or_default();
-        Ok(Some(AdapterSource { file, variant: self.adapter_variant, numbering, ..AdapterSource::default() }))
+        let named = |field: &str, error: String| UsageError(format!("`{field}` in [model]: {error}"));
+        let variant = config.model.init_variant.as_deref().map(str::parse::<AdapterVariant>).transpose();
+        let variant = variant.map_err(|error| named("init_variant", error.to_string()))?;
+        let numbering = config.model.init_numbering.as_deref().map(numbering).transpose();
+        let numbering = numbering.map_err(|error| named("init_numbering", error.to_owned()))?.unwrap_or_default();
+        Ok(Some(AdapterSource { file, variant, numbering, ..AdapterSource::default() }))
     }
 }
 
@@ -261,6 +281,7 @@ impl VariantName {
             Self::FaceIdPlus => Variant::FaceIdPlus,
             Self::FaceIdPlusV2 => Variant::FaceIdPlusV2,
             Self::Portrait => Variant::Portrait,
+            Self::PortraitUnnorm => Variant::PortraitUnnorm,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod flags;
 pub(crate) mod parts;
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use ipa_adapter::ProjectionConfig;
 use ipa_formats::AdapterVariant;
-use ipa_train::{Event, Trainer, check_unused, latest_checkpoint};
+use ipa_train::{Cache, Event, Trainer, check_unused, latest_checkpoint};
 use serde_json::json;
 
 pub(crate) use flags::RunArgs;
@@ -49,12 +50,19 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         (false, true) => latest_checkpoint(folder).map(drop),
         (false, false) => check_unused(folder),
     };
-    let parts = Parts::open(&args.run, check_folder, |config| config)?;
+    let cache = Cell::new(Cache::Memory);
+    let parts = Parts::open(&args.run, check_folder, |mut config| {
+        cache.set(config.data.cache);
+        if args.dry_run {
+            config.data.cache = Cache::Memory; // writes nothing
+        }
+        config
+    })?;
     let Parts { models, dataset, config, init, folder } = parts;
     let mut trainer = Trainer::new(&models, &dataset, config, init.as_ref())?;
     warn_of_tokens(&trainer);
     if args.dry_run {
-        return forecast(&mut trainer, &folder, json);
+        return forecast(&mut trainer, &folder, (cache.get(), json));
     }
     if args.resume {
         trainer.resume(&folder)?;
@@ -121,8 +129,8 @@ fn tell(event: &Event) -> std::io::Result<()> {
 }
 
 /// What the run would take, from a few of its steps.
-fn forecast(trainer: &mut Trainer, folder: &Path, json: bool) -> Result<()> {
-    let forecast = trainer.forecast(folder)?;
+fn forecast(trainer: &mut Trainer, folder: &Path, (cache, json): (Cache, bool)) -> Result<()> {
+    let forecast = trainer.forecast(folder, cache)?;
     match json {
         true => output::json_line(&forecast)?,
         false => output::line(&forecast)?,

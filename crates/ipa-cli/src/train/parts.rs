@@ -45,7 +45,8 @@ impl Parts {
         let models = FrozenModels::load_files(&source.files, args.model.image_encoder.as_deref(), options)?;
         let config = change(resolved(args.config(models.native_side())?, options));
         let draws = config.validation.held_out > 0.0 && config.validation.num_references > 0;
-        let scorer = draws.then(|| scoring_clip(&source.files, args.clip.as_deref(), options)).transpose()?.flatten();
+        let scorer =
+            draws.then(|| scoring_clip(&source.files, config.model.clip.as_deref(), options)).transpose()?.flatten();
         let models = models.with_scorer(scorer);
         Ok(Self { models, dataset, config, init, folder })
     }
@@ -69,6 +70,7 @@ fn resolved(mut config: TrainConfig, (device, kind): (Device, Kind)) -> TrainCon
     let paths = [
         &mut config.model.image_encoder,
         &mut config.model.init_adapter,
+        &mut config.model.clip,
         &mut config.data.path,
         &mut config.data.cache_folder,
     ];

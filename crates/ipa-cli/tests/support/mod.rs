@@ -50,6 +50,12 @@ impl Ipa {
         command.with("--resolution", "64").with("--output", output)
     }
 
+    /// The same arguments for a search over settings.
+    pub(crate) fn tuned(mut self) -> Self {
+        self.0[0] = "tune".into();
+        self
+    }
+
     /// With the tiny model's adapter and a reference picture for it.
     pub(crate) fn with_reference(self) -> Self {
         let image = files::fixture("pictures/wide.png");

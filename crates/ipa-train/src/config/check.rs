@@ -82,6 +82,12 @@ impl TrainConfig {
         if batch.checked_mul(accumulation).is_none_or(|rows| rows > 1 << 20) {
             return refuse("accumulation", &accumulation, "choose fewer: at most a million rows make a step");
         }
+        if let Some((field, value)) = [("seed", self.seed), ("save_steps", self.output.save_steps)]
+            .into_iter()
+            .find(|(_, value)| i64::try_from(*value).is_err())
+        {
+            return refuse(field, &value, "choose less than 2^63, as much as a TOML file holds");
+        }
         if self.schedule.max_steps == Some(0) {
             return refuse("max_steps", &0, "choose at least 1");
         }

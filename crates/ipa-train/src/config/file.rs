@@ -38,6 +38,7 @@ impl TrainConfig {
         let paths = [
             (&mut self.model.image_encoder, &base.model.image_encoder),
             (&mut self.model.init_adapter, &base.model.init_adapter),
+            (&mut self.model.clip, &base.model.clip),
             (&mut self.data.path, &base.data.path),
             (&mut self.data.cache_folder, &base.data.cache_folder),
             (&mut self.output.folder, &base.output.folder),

@@ -47,6 +47,12 @@ pub struct ModelSettings {
     pub image_encoder: Option<PathBuf>,
     /// Adapter to begin with.
     pub init_adapter: Option<PathBuf>,
+    /// What that is, where its tensors do not show it.
+    pub init_variant: Option<String>,
+    /// How its layers are numbered, `published` or `dense`.
+    pub init_numbering: Option<String>,
+    /// Folder of a whole CLIP that scores validations; without one the model's own `clip`, if it has one.
+    pub clip: Option<PathBuf>,
     /// `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
     pub device: Option<String>,
     /// `auto`, `f32`, `f16` or `bf16`: what the frozen models compute in; the adapter is f32.
@@ -282,7 +288,11 @@ impl TrainConfig {
             DataSettings { path: None, cache: Cache::Memory, cache_folder: None, cache_gib: 4.0, ..self.data.clone() };
         let output = OutputSettings { folder: None, tensorboard: false, report: true, ..self.output.clone() };
         let model = ModelSettings { recompute: self.model.recompute, ..ModelSettings::default() };
-        let validation = ValidationSettings { held_out: self.validation.held_out, ..ValidationSettings::default() };
+        // Where patience may end a run, its end depends on all of them.
+        let validation = match self.validation.patience {
+            Some(_) => self.validation.clone(),
+            None => ValidationSettings { held_out: self.validation.held_out, ..ValidationSettings::default() },
+        };
         Self { model, data, output, validation, ..self.clone() }
     }
 }

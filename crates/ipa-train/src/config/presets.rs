@@ -76,9 +76,10 @@ impl TrainConfig {
             Memory::Medium => 4,
             Memory::High => return self,
         };
-        let rows = self.schedule.batch * self.schedule.accumulation;
-        self.schedule.batch = self.schedule.batch.min(most);
-        self.schedule.accumulation = rows.div_ceil(self.schedule.batch);
+        let rows = self.schedule.rows();
+        let divides = |batch: &usize| rows.is_multiple_of(*batch);
+        self.schedule.batch = (1..=self.schedule.batch.min(most)).rev().find(divides).unwrap_or(1);
+        self.schedule.accumulation = rows / self.schedule.batch;
         self.model.recompute = true;
         self
     }
@@ -98,6 +99,12 @@ mod tests {
                 within.check().expect("a preset");
                 assert_eq!(within.schedule.rows(), config.schedule.rows());
             }
+        }
+        for (batch, expected) in [(6, (3, 2)), (10, (2, 5)), (7, (1, 7)), (8, (4, 2))] {
+            let mut config = TrainConfig::mini(512);
+            config.schedule.batch = batch;
+            let schedule = config.within(Memory::Medium).schedule;
+            assert_eq!((schedule.batch, schedule.accumulation), expected);
         }
     }
 }

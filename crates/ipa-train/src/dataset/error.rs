@@ -121,7 +121,7 @@ pub enum DataError {
         /// As listed.
         file: String,
     },
-    /// A row's picture cannot be read.
+    /// A row's picture, or another of its files, cannot be read.
     #[error("{path}, row {row}")]
     Picture {
         /// The list.

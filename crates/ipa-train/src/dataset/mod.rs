@@ -216,8 +216,17 @@ impl Dataset {
     /// # Errors
     /// [`DataError`] naming list, row and file.
     pub fn picture(&self, row: usize) -> Result<RgbImage, DataError> {
-        let fault = |source| DataError::Picture { path: self.path.clone(), row, source: Box::new(source) };
-        self.sample(row)?.picture.picture().map_err(fault)
+        self.sample(row)?.picture.picture().map_err(|fault| self.in_row(row, fault))
+    }
+
+    /// The fault of a row's file with list and row; others have them.
+    pub(crate) fn in_row(&self, row: usize, fault: DataError) -> DataError {
+        match fault {
+            DataError::File(_) | DataError::Image(_) | DataError::TooLarge { .. } => {
+                DataError::Picture { path: self.path.clone(), row, source: Box::new(fault) }
+            }
+            fault => fault,
+        }
     }
 
     /// Holds out about this share of the rows, by a digest of their keys alone: rows that are added, moved or taken
@@ -232,6 +241,13 @@ impl Dataset {
         }
         let (held_out, train) = (0..self.len() as u32).partition(|&row| u64::from(self.hashes[row as usize]) < below);
         Split { train, held_out }
+    }
+
+    /// `rows` by a digest of their keys: the first of them are a sample of all, whatever the order of the list.
+    pub(crate) fn sampled(&self, rows: &[u32]) -> Vec<u32> {
+        let mut sampled = rows.to_vec();
+        sampled.sort_by_key(|&row| (self.hashes[row as usize], row));
+        sampled
     }
 
     /// `rows` in the order of an epoch, which depends on nothing but them, `seed` and `epoch`. Rows of a list come in

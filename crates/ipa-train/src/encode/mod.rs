@@ -2,6 +2,8 @@
 
 mod store;
 
+use std::collections::HashMap;
+
 use image::{GrayImage, RgbImage};
 use ipa_adapter::{ImageFeatures, IpAdapter, ProjectionConfig};
 use ipa_core::tch::{Device, Kind, Tensor};
@@ -10,7 +12,7 @@ use serde_json::json;
 
 use crate::TrainError;
 use crate::config::DataSettings;
-use crate::dataset::{Crop, DataError, Dataset, Place, RowDrops, Sample, resize_to_cover};
+use crate::dataset::{Crop, DataError, Dataset, Place, RowDrops, Sample, Source, resize_to_cover};
 use crate::models::{EncodeError, FrozenModels};
 use store::{Origin, Store};
 
@@ -76,7 +78,11 @@ pub struct RowEncoder<'a> {
     dataset: &'a Dataset,
     reads: Reads,
     store: Store,
+    digests: HashMap<Source, String>,
 }
+
+/// Digests of files that are remembered; more would take more memory than they save time.
+const MOST_DIGESTS: usize = 1 << 16;
 
 impl<'a> RowEncoder<'a> {
     /// For an adapter that reads so much of rows; what is kept, and where, is of the settings.
@@ -89,7 +95,7 @@ impl<'a> RowEncoder<'a> {
         reads: Reads,
         settings: &DataSettings,
     ) -> Result<Self, TrainError> {
-        Ok(Self { models, dataset, reads, store: Store::new(settings)? })
+        Ok(Self { models, dataset, reads, store: Store::new(settings)?, digests: HashMap::new() })
     }
 
     /// A row, its picture seen so.
@@ -97,6 +103,13 @@ impl<'a> RowEncoder<'a> {
     /// # Errors
     /// [`EncodeError`] naming the row.
     pub fn row(&mut self, row: u32, view: View) -> Result<EncodedRow, EncodeError> {
+        self.encoded(row, view).map_err(|error| match error {
+            EncodeError::Data(fault) => self.dataset.in_row(row as usize, fault).into(),
+            error => error,
+        })
+    }
+
+    fn encoded(&mut self, row: u32, view: View) -> Result<EncodedRow, EncodeError> {
         let sample = self.dataset.sample(row as usize)?;
         let mut posterior = self.posterior(row, &sample, view)?;
         let (logvar, mean) = (posterior.pop(), posterior.pop());
@@ -124,8 +137,11 @@ impl<'a> RowEncoder<'a> {
         if view.crop != Crop::Centre {
             return make(); // never the same twice
         }
+        let digests = &mut self.digests;
         let name = || format!("latents {row} {view:?}");
-        let origin = || Ok(json!([models.origin_of("vae"), sample.picture.digest()?, format!("{view:?}")]).to_string());
+        let origin = || {
+            Ok(json!([models.origin_of("vae"), digest_of(digests, &sample.picture)?, format!("{view:?}")]).to_string())
+        };
         self.store.get(Origin { name, origin }, make)
     }
 
@@ -139,10 +155,11 @@ impl<'a> RowEncoder<'a> {
     fn image(&mut self, row: u32, sample: &Sample, features: ImageFeatures) -> Result<Tensor, EncodeError> {
         let models = self.models;
         let source = sample.reference.as_ref().unwrap_or(&sample.picture);
+        let digests = &mut self.digests;
         let name = || format!("image {row} {features:?}");
         let origin = || {
             let encoder = [models.origin_of("image_encoder"), models.origin_of("feature_extractor")];
-            Ok(json!([encoder, source.digest()?, format!("{features:?}")]).to_string())
+            Ok(json!([encoder, digest_of(digests, source)?, format!("{features:?}")]).to_string())
         };
         first(self.store.get(Origin { name, origin }, || {
             let picture = source.picture()?;
@@ -200,6 +217,18 @@ impl<'a> RowEncoder<'a> {
         let reference = sample.reference.as_ref().unwrap_or(&sample.picture).picture()?;
         Ok((sample.key, sample.text, reference))
     }
+}
+
+/// The digest of a file's bytes, read once.
+fn digest_of(known: &mut HashMap<Source, String>, source: &Source) -> Result<String, DataError> {
+    if let Some(digest) = known.get(source) {
+        return Ok(digest.clone());
+    }
+    let digest = source.digest()?;
+    if known.len() < MOST_DIGESTS {
+        known.insert(source.clone(), digest.clone());
+    }
+    Ok(digest)
 }
 
 /// A picture as it is trained on.

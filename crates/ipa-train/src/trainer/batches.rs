@@ -3,7 +3,6 @@
 use ipa_core::noise::Draws;
 use ipa_core::tch::{Device, Kind, Tensor};
 use ipa_vae::DiagonalGaussian;
-use rayon::prelude::*;
 
 use crate::config::{CropChoice, TrainConfig};
 use crate::dataset::{Buckets, Crop, DataError, Dataset, batches};
@@ -12,6 +11,9 @@ use crate::models::EncodeError;
 use crate::objective::{Batch, Objective, drops};
 use crate::validation::HeldOut;
 use crate::{FrozenModels, TrainError};
+
+/// So few rows are encoded before the first step: what is wrong with one is told before anything is written.
+const A_HANDFUL: usize = 100;
 
 /// The batches of a run, by step.
 #[derive(Debug)]
@@ -59,6 +61,10 @@ impl<'a> Batches<'a> {
             steps_per_epoch: 0,
         };
         all.steps_per_epoch = all.of_epoch(0).len() as u64;
+        if all.rows.len() <= A_HANDFUL {
+            let view = View::square(all.config.data.resolution);
+            all.rows.iter().try_for_each(|row| all.encoder.row(*row, view).map(drop))?;
+        }
         Ok(all)
     }
 
@@ -121,6 +127,11 @@ impl<'a> Batches<'a> {
             flip: flips.get(2 * index).is_some_and(|drawn| f64::from(*drawn) < data.flip),
         };
         (0..rows.len()).map(view).collect()
+    }
+
+    /// Rows by a digest of their keys.
+    pub(crate) fn sampled(&self, rows: &[u32]) -> Vec<u32> {
+        self.dataset.sampled(rows)
     }
 
     /// Rows to learn from.
@@ -254,10 +265,12 @@ impl Shapes {
     fn new(dataset: &Dataset, rows: &[u32], config: &TrainConfig, bucket_step: u32) -> Result<Self, TrainError> {
         let buckets = Buckets::new(config.data.resolution, bucket_step);
         let nearest = |row: &u32| {
-            let (width, height) = dataset.sample(*row as usize)?.picture.dimensions()?;
+            let size = dataset.sample(*row as usize)?.picture.dimensions();
+            let (width, height) = size.map_err(|fault| dataset.in_row(*row as usize, fault))?;
             Ok((*row, buckets.nearest(width, height) as u16)) // hundreds of sizes at most
         };
-        let nearest: Result<Vec<(u32, u16)>, DataError> = rows.par_iter().map(nearest).collect();
+        // One after another: shards are opened in their order, each once.
+        let nearest: Result<Vec<(u32, u16)>, DataError> = rows.iter().map(nearest).collect();
         let mut of_rows = vec![0; dataset.len()];
         for (row, bucket) in nearest.map_err(EncodeError::from)? {
             of_rows[row as usize] = bucket;

@@ -24,8 +24,9 @@ impl Trainer<'_> {
     /// Bytes of all that a run leaves when it is done, the finished adapter included.
     pub fn output_bytes(&self) -> u64 {
         let saves = self.num_steps() / self.config.output.save_steps;
-        let kept = saves.min(self.config.output.keep_checkpoints as u64);
-        kept * self.checkpoint_bytes() + 4 * self.optimizer.parameters().numel() as u64
+        let kept = saves.min(self.config.output.keep_checkpoints as u64 + 1); // one more while it is saved
+        let adapters = if self.judge.is_some() { 2 } else { 1 }; // the best one too
+        kept * self.checkpoint_bytes() + adapters * 4 * self.optimizer.parameters().numel() as u64
     }
 
     /// Refuses a disk on which not even the next checkpoint has room beside the one before.

@@ -111,7 +111,12 @@ impl<'a> Trainer<'a> {
         if let Some(field) = identity::difference(&checkpoint::identity(&latest)?, &self.identity) {
             return Err(TrainError::OtherRun { path: latest.join(checkpoint::CONFIG), field });
         }
-        let state = checkpoint::load(&latest, &self.adapter, &mut self.optimizer, self.ema.as_mut())?;
+        self.load(folder, &latest)
+    }
+
+    /// As [`Trainer::resume`], whatever run the checkpoint is of.
+    pub(crate) fn load(&mut self, folder: &Path, latest: &Path) -> Result<(), TrainError> {
+        let state = checkpoint::load(latest, &self.adapter, &mut self.optimizer, self.ema.as_mut())?;
         self.done = checkpoint::steps(&state)?;
         self.scale = self.scale.map(|_| LossScale::load(&state)).transpose()?;
         self.losses = losses::read(folder, self.done)?;
@@ -180,6 +185,11 @@ impl<'a> Trainer<'a> {
         self.finish(folder)
     }
 
+    /// What tells this run from others.
+    pub(crate) fn identity(&self) -> &Value {
+        &self.identity
+    }
+
     /// Trains up to a step, to be gone on from, and saves.
     ///
     /// # Errors
@@ -214,6 +224,7 @@ impl<'a> Trainer<'a> {
             check_unused(folder)?;
         }
         fs::create_dir_all(folder).map_err(|source| FormatError::Write { path: folder.into(), source })?;
+        checkpoint::remove_partial(folder)?;
         self.check_room(folder)?;
         losses::write(folder, &self.losses)?;
         self.write_config(folder)?;

@@ -27,7 +27,7 @@ pub(super) struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// Of the first of the held-out rows; none if nothing is held out.
+    /// Of a sample of the held-out rows; none if nothing is held out.
     pub(super) fn new(
         models: &'a FrozenModels,
         batches: &mut Batches,
@@ -38,6 +38,7 @@ impl<'a> Judge<'a> {
         if held_out.is_empty() {
             return Ok(None);
         }
+        let held_out = batches.sampled(held_out);
         let looked_at = held_out.iter().take(settings.num_rows());
         let rows = looked_at.map(|row| batches.held_out(*row)).collect::<Result<Vec<_>, _>>()?;
         let validation = Validation::new(models, rows, settings.clone(), config.seed)?;
@@ -64,8 +65,17 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// [`TrainError::Validation`] if nothing is held out, or it cannot be judged.
-    pub(crate) fn judged(&mut self, folder: &Path) -> Result<ValidationResult, TrainError> {
-        Ok(self.judge(folder, &mut |_| ControlFlow::Continue(()))?)
+    pub(crate) fn judged(
+        &mut self,
+        folder: &Path,
+        heard: &mut impl FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<ValidationResult, TrainError> {
+        let step = self.done;
+        self.judge(folder, heard).map_err(|error| match error {
+            ValidationError::NotANumber { what } => TrainError::NotANumber { step, tensor: what.to_owned() },
+            ValidationError::Interrupted => TrainError::Interrupted { step },
+            error => error.into(),
+        })
     }
 
     /// As [`Trainer::judged`], the loss alone: nothing is drawn.
@@ -73,12 +83,7 @@ impl Trainer<'_> {
     /// # Errors
     /// As [`Trainer::judged`].
     pub(crate) fn judged_by_loss(&mut self) -> Result<f64, TrainError> {
-        let step = self.done;
-        let loss = self.with_judge(|judge, unet, adapter| judge.validation.loss(unet, adapter));
-        loss.map_err(|error| match error {
-            ValidationError::NotANumber { what } => TrainError::NotANumber { step, tensor: what.to_owned() },
-            error => error.into(),
-        })
+        Ok(self.with_judge(|judge, unet, adapter| judge.validation.loss(unet, adapter))?)
     }
 
     fn judge(
@@ -126,11 +131,14 @@ impl Trainer<'_> {
         let judge = self.judge.as_mut().expect("it has just judged");
         judge.results.push(result.clone());
         let is_best = judge.best.add(&result);
-        write_results(folder, &judge.results)?;
         if is_best {
             let best = folder.join(BEST);
             fs::create_dir_all(&best).map_err(|source| FormatError::Write { path: best.clone(), source })?;
             self.write_adapter(&best.join(ADAPTER_FILE))?;
+        }
+        // After the adapter: a result that stands there is not found again after a kill.
+        if let Some(judge) = &self.judge {
+            write_results(folder, &judge.results)?;
         }
         let _ = heard(Event::Validated(&result)); // whoever wants to stop is asked at the next step
         Ok(result)

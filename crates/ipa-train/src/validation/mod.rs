@@ -196,7 +196,8 @@ impl<'a> Validation<'a> {
     /// hears of every call of the UNet and may stop.
     ///
     /// # Errors
-    /// [`ValidationError`] if the adapter does not fit, what it gives is no number, or the grid cannot be written.
+    /// [`ValidationError`] if the adapter does not fit, its loss is no number, or the grid cannot be written. Pictures that are no numbers give a
+    /// result without scores.
     pub fn run(
         &self,
         unet: &Unet,
@@ -212,7 +213,11 @@ impl<'a> Validation<'a> {
         }
         let result = ValidationResult { step, loss: Some(loss), ..ValidationResult::default() };
         let Some(scorer) = &self.scorer else { return Ok(result) };
-        let drawn = self.drawn(unet, adapter, &mut work)?;
+        let drawn = match self.drawn(unet, adapter, &mut work) {
+            // An autoencoder that overflows in f16, say: no fault of the adapter, whose loss is a number.
+            Err(ValidationError::NotANumber { .. }) => return Ok(result),
+            drawn => drawn?,
+        };
         let scored = self.settings.scored();
         let scores = scorer.scores(self.models, &self.references, &drawn.alone[scored], &drawn.captioned[scored])?;
         let grid = PathBuf::from(format!("samples/step-{step:06}.png"));

@@ -11,11 +11,12 @@ use crate::EncodedRow;
 /// Rows in one call of the model; under guidance each takes the place of two.
 pub(super) const AT_ONCE: usize = 4;
 
-/// Positions of rows in batches of one size of latents, at most [`AT_ONCE`] in each.
+/// Positions of rows in batches of one size of latents and one number of faces, at most [`AT_ONCE`] in each.
 pub(super) fn batches(rows: &[&EncodedRow]) -> Vec<Vec<usize>> {
-    let mut by_size: BTreeMap<Vec<i64>, Vec<usize>> = BTreeMap::new();
+    let mut by_size: BTreeMap<(Vec<i64>, Vec<i64>), Vec<usize>> = BTreeMap::new();
     for (position, row) in rows.iter().enumerate() {
-        by_size.entry(row.posterior.mean.size()).or_default().push(position);
+        let faces = row.face.as_ref().map(Tensor::size).unwrap_or_default();
+        by_size.entry((row.posterior.mean.size(), faces)).or_default().push(position);
     }
     by_size.into_values().flat_map(|rows| rows.chunks(AT_ONCE).map(<[usize]>::to_vec).collect::<Vec<_>>()).collect()
 }

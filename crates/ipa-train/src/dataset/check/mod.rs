@@ -199,8 +199,9 @@ pub fn check_dataset(
     let (mut rows, mut looks) = (Vec::with_capacity(checked.len()), Vec::with_capacity(checked.len()));
     for Checked { row, look, unknown } in checked {
         unknown.into_iter().for_each(|field| *unknown_fields.entry(field).or_default() += 1);
-        has_licenses |= !row.findings.contains(&Finding::NoLicense);
-        has_consents |= !row.findings.contains(&Finding::NoConsent);
+        let is_read = row.findings.iter().all(|finding| !matches!(finding, Finding::Broken(_)));
+        has_licenses |= is_read && !row.findings.contains(&Finding::NoLicense);
+        has_consents |= is_read && !row.findings.contains(&Finding::NoConsent);
         rows.push(row);
         looks.push(look);
     }
