@@ -103,11 +103,12 @@ const STORE: &str = "crates/ipa-train/src/encode/store.rs";
 fn dataset(folder: &Path) -> Dataset {
     let vectors = ipa_core::noise::Draws::seeded(0).normal(&[1, 512]);
     ipa_core::save_tensors(&folder.join("face.safetensors"), [("face_embeds".to_owned(), vectors)], None).unwrap();
-    let rows = ["wide.png", "tall.jpg", "rotated.jpg"].map(|name| {
-        fs::copy(fixture_path("pictures").join(name), folder.join(name)).unwrap();
-        json!({ "image_file": name, "text": "a garden", "id_embed_file": "face.safetensors" })
-    });
-    fs::write(folder.join("data.json"), json!(rows).to_string()).unwrap();
+    let row = |index: usize| {
+        let (copy, name) = (index / 3, ["wide.png", "tall.jpg", "rotated.jpg"][index % 3]);
+        fs::copy(fixture_path("pictures").join(name), folder.join(format!("{copy}-{name}"))).unwrap();
+        json!({ "image_file": format!("{copy}-{name}"), "text": "a garden", "id_embed_file": "face.safetensors" })
+    };
+    fs::write(folder.join("data.json"), json!((0..6).map(row).collect::<Vec<_>>()).to_string()).unwrap();
     Dataset::open(&folder.join("data.json")).unwrap()
 }
 

@@ -45,6 +45,15 @@ impl DeviceArgs {
         Ok((device, kind))
     }
 
+    /// Computes where and in what a file says, unless something else was asked for.
+    pub(crate) fn or(&mut self, device: Option<&str>, dtype: Option<&str>) {
+        for (own, named) in [(&mut self.device, device), (&mut self.dtype, dtype)] {
+            if let Some(named) = named.filter(|_| own == "auto") {
+                *own = named.to_owned();
+            }
+        }
+    }
+
     /// Computes where and in what another run did, unless something else was asked for.
     pub(crate) fn take(&mut self, device: &str, dtype: &str) {
         if self.device == "auto" {

@@ -12,12 +12,12 @@ use std::process::Command;
 use support::files::{assert_empty, entries_below, read_tensors, tiny_sd, two_pictures};
 use support::{Ipa, Running};
 
-/// Asserts that every checkpoint is whole and that nothing but the losses lies beside them.
+/// Asserts that every checkpoint is whole and that nothing but losses and settings lies beside them.
 #[track_caller]
 fn assert_only_whole_checkpoints(folder: &Path) {
     let parts = ["ip_adapter.safetensors", "optimizer.safetensors", "training.json"];
     let entries = entries_below(folder);
-    let beside_losses = entries.iter().filter(|entry| *entry != "losses.jsonl");
+    let beside_losses = entries.iter().filter(|entry| !["losses.jsonl", "config.toml"].contains(&entry.as_str()));
     let (folders, files): (Vec<_>, Vec<_>) = beside_losses.partition(|entry| !entry.contains('/'));
     for name in &folders {
         assert!(name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok()), "{entries:#?}");
@@ -147,5 +147,5 @@ fn a_full_disk_leaves_no_half_checkpoint() {
     let (data, output) = (two_pictures(), tempfile::tempdir().unwrap());
     let command = Ipa::train(data.path(), output.path()).with("--save-steps", "1");
     command.run_on_a_full_disk(blocks).refused(1, &["checkpoint-1", "space"]);
-    assert_eq!(entries_below(output.path()), ["losses.jsonl"]);
+    assert_eq!(entries_below(output.path()), ["config.toml", "losses.jsonl"]);
 }

@@ -109,8 +109,18 @@ mod with_the_model {
         assert_eq!(request_of(&pictures.join("held-out-1.png")), None);
 
         let report = read_json(&output.path().join("report.json"));
-        let keys =
-            ["adapter", "checks", "comparison", "losses", "machine", "mapping", "seconds", "settings", "subject"];
+        let keys = [
+            "adapter",
+            "checks",
+            "comparison",
+            "losses",
+            "machine",
+            "mapping",
+            "runs",
+            "seconds",
+            "settings",
+            "subject",
+        ];
         assert!(report.as_object().unwrap().keys().eq(keys), "{report:#}");
         assert_eq!(report["subject"], subject);
         assert_eq!([report["losses"].as_array().unwrap().len(), report["checks"].as_array().unwrap().len()], [5, 3]);

@@ -109,7 +109,7 @@ enum FeaturesName {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum PresetName {
-    /// 5 to 50 pictures: 10 epochs one by one, saved every 5 steps
+    /// 5 to 50 pictures: 10 epochs, one by one, saved every 5 steps
     Mini,
     /// 50 to 1,000: 20 epochs in fours, saved every 100 steps
     Small,
@@ -175,8 +175,7 @@ impl RunArgs {
         let model = &config.model;
         self.model.model.clone_from(&model.base);
         self.model.image_encoder.clone_from(&model.image_encoder);
-        let named = |name: &Option<String>| name.clone().unwrap_or_else(|| "auto".to_owned());
-        self.device.take(&named(&model.device), &named(&model.dtype));
+        self.device.or(model.device.as_deref(), model.dtype.as_deref());
     }
 
     /// The preset with the file over it and the flags over both.
