@@ -102,7 +102,8 @@ fn check_against_the_pipeline(tiny: &Tiny) {
     let pipeline = Pipeline::load(&tiny_sd(""), F32).unwrap().with_adapter(&tiny.file, None).unwrap();
     let dataset = Dataset::open(&tiny.folder.path().join("pictures")).unwrap();
     for row in [0, 1] {
-        for (column, scale, prompt) in [(1, 0.0, dataset.text(row)), (2, 0.8, ""), (3, 0.8, dataset.text(row))] {
+        let text = dataset.sample(row).unwrap().text;
+        for (column, scale, prompt) in [(1, 0.0, text.as_str()), (2, 0.8, ""), (3, 0.8, text.as_str())] {
             let request = GenerateRequest {
                 prompt: prompt.to_owned(),
                 scale,

@@ -223,7 +223,7 @@ fn from_tests(path: &Path) -> Result<Vec<Case>> {
 fn from_data(path: &Path) -> Result<Vec<Case>> {
     let dataset = Dataset::open(path)?;
     let case = |row| {
-        let prompt = dataset.text(row).to_owned();
+        let prompt = dataset.sample(row)?.text;
         Ok(Case { name: test_name(row), reference: dataset.picture(row)?, prompt })
     };
     (0..dataset.len().min(NUM_CASES)).map(case).collect()

@@ -49,8 +49,8 @@ pub use config::{
     OptimizerSettings, OutputSettings, Preset, ScheduleSettings, TrainConfig,
 };
 pub use dataset::{
-    Buckets, CheckSettings, CheckedRow, Crop, DataError, Dataset, DatasetCheck, Finding, Overflow, Place, Row,
-    RowDrops, Sample, Source, Split, batches, check_dataset, resize_to_cover, training_pixels,
+    Buckets, CheckSettings, CheckedRow, Crop, DataError, Dataset, DatasetCheck, Finding, Overflow, Place, RowDrops,
+    Sample, Source, Split, batches, check_dataset, resize_to_cover, training_pixels,
 };
 pub use encode::{EncodedRow, Reads, RowEncoder, View};
 pub use low_rank::LowRankUnet;

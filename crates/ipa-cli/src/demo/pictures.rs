@@ -7,7 +7,7 @@ use image::RgbImage;
 use ipa_formats::write_atomically;
 use ipa_pocket::Subject;
 use ipa_sample::{GenerateRequest, PictureFormat, Pipeline, write_picture};
-use ipa_train::Row;
+use serde_json::json;
 
 use super::DemoArgs;
 use super::evaluation::HeldOut;
@@ -58,9 +58,9 @@ pub(crate) fn write_dataset(subject: Subject, folder: &Path) -> Result<PathBuf> 
     for (index, scene) in subject.training().iter().enumerate() {
         let image_file = format!("{}-{}.png", subject.word(), index + 1);
         output::write_picture(&folder.join(&image_file), &scene.render(SIDE))?;
-        rows.push(Row { image_file, text: scene.caption() });
+        rows.push(json!({ "image_file": image_file, "text": scene.caption() }));
     }
-    let (path, text) = (folder.join("data.json"), format!("{:#}\n", serde_json::to_value(rows)?));
+    let (path, text) = (folder.join("data.json"), format!("{:#}\n", json!(rows)));
     write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
     Ok(path)
 }

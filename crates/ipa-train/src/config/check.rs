@@ -134,7 +134,8 @@ impl TrainConfig {
     }
 }
 
-fn refuse(field: &'static str, value: &dyn ToString, allowed: &'static str) -> Result<(), TrainError> {
+/// A value that is out of its range.
+pub(crate) fn refuse(field: &'static str, value: &dyn ToString, allowed: &'static str) -> Result<(), TrainError> {
     Err(TrainError::Field { field, value: value.to_string(), allowed })
 }
 

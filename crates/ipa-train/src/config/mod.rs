@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use check::refuse;
 pub use presets::{Memory, Preset};
 
 use crate::validation::ValidationSettings;

@@ -1,6 +1,5 @@
 //! Training pictures and their captions: lists, folders and shards, as rows that are read one by one.
 
-mod bridge;
 mod buckets;
 mod check;
 mod error;
@@ -14,14 +13,12 @@ mod shards;
 mod source;
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use image::RgbImage;
 use ipa_core::noise::Draws;
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-pub use bridge::Row;
 pub use buckets::{Buckets, batches};
 pub use check::{CheckSettings, CheckedRow, DatasetCheck, Finding, Overflow, check_dataset};
 pub use error::{DataError, Place};
@@ -48,7 +45,6 @@ pub struct Dataset {
     rows: Rows,
     /// The first bits of a digest of every row's key.
     hashes: Vec<u32>,
-    bridged: OnceLock<Vec<Row>>,
 }
 
 #[derive(Debug)]
@@ -157,7 +153,7 @@ impl Dataset {
             (Rows::List(list), hashes)
         };
         match u32::try_from(hashes.len()) {
-            Ok(_) => Ok(Self { path: path.into(), rows, hashes, bridged: OnceLock::new() }),
+            Ok(_) => Ok(Self { path: path.into(), rows, hashes }),
             Err(_) => Err(DataError::TooMany { path: path.into() }),
         }
     }

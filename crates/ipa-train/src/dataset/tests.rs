@@ -70,7 +70,6 @@ fn lines_and_folders_are_lists_too() {
     let dataset = Dataset::open(folder.path()).unwrap();
     assert_eq!(rows(&dataset), [row("a.PNG", ""), row("b.png", "a star")]);
     assert_eq!(dataset.picture(1).unwrap().dimensions(), (8, 8));
-    assert_eq!(dataset.rows()[1].text, dataset.text(1));
 
     let (list, lines) = (folder.path().join("data.json"), folder.path().join("data.jsonl"));
     let line = r#"{"image_file": "b.png", "text": "a star"}"#;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::config::refuse;
 
 /// Most rows that the loss is over and most pictures in a grid: one validation stays far shorter than a training.
 const MAX_ROWS: usize = 65_536;
@@ -115,10 +116,6 @@ impl ValidationSettings {
     pub(super) fn scored(&self) -> usize {
         self.scales.iter().position(|scale| *scale == 1.0).unwrap_or(self.scales.len() - 1)
     }
-}
-
-fn refuse(field: &'static str, value: &dyn ToString, allowed: &'static str) -> Result<(), TrainError> {
-    Err(TrainError::Field { field, value: value.to_string(), allowed })
 }
 
 #[cfg(test)]
