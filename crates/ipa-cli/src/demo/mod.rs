@@ -204,7 +204,7 @@ fn train(args: &DemoArgs, seed: u64, source: &ModelSource, data: &Path, options:
     let bar = progress::bar(trainer.num_steps(), "training", args.json);
     let mut losses = Vec::new();
     let folder = args.output.join("training");
-    remove_checkpoints(&folder)?;
+    remove_earlier(&folder)?;
     let trained = trainer.run(&folder, |event| {
         if let Event::Step { progress, monitor } = event {
             bar.set_position(progress.step);
@@ -222,13 +222,16 @@ fn train(args: &DemoArgs, seed: u64, source: &ModelSource, data: &Path, options:
     Ok(losses)
 }
 
-/// Removes the checkpoints of an earlier demo, in whose place this one's are to come.
-fn remove_checkpoints(folder: &Path) -> Result<()> {
+/// Removes checkpoints and adapter of an earlier demo, in whose place this one's are to come.
+fn remove_earlier(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("checkpoint-") {
-            fs::remove_dir_all(entry.path())
-                .with_context(|| format!("cannot remove the earlier {}", entry.path().display()))?;
-        }
+        let (path, name) = (entry.path(), entry.file_name());
+        let removed = match name.to_string_lossy() {
+            name if name.starts_with("checkpoint-") => fs::remove_dir_all(&path),
+            name if name == ADAPTER => fs::remove_file(&path),
+            _ => Ok(()),
+        };
+        removed.with_context(|| format!("cannot remove the earlier {}", path.display()))?;
     }
     Ok(())
 }
