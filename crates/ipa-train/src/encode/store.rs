@@ -145,7 +145,7 @@ fn make_room(folder: &Path, most_bytes: f64) -> f64 {
     if bytes < most_bytes {
         return bytes;
     }
-    files.sort_by(|a, b| a.0.cmp(&b.0));
+    files.sort_by_key(|(read, _, _)| *read);
     for (_, size, path) in files {
         if bytes <= most_bytes * KEPT_SHARE {
             break;

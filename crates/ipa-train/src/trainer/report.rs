@@ -26,7 +26,7 @@ impl Trainer<'_> {
         let adapter = TrainedAdapter {
             file: ADAPTER_FILE.to_owned(),
             variant: sizes.variant(),
-            num_tokens: num_tokens(&sizes.projection).and_then(|num| num.try_into().ok()),
+            num_tokens: num_tokens(&sizes.projection),
             model: model.base.clone().unwrap_or_else(|| "MODEL".to_owned()),
             image_encoder: model.image_encoder.as_ref().map(|folder| folder.display().to_string()),
         };
