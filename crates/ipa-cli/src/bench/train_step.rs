@@ -132,11 +132,15 @@ impl Step {
         let Cached { mean, std, text_embeds, image_features } = &self.cached;
         let draws = |purpose| Draws::counted(0, purpose, self.optimizer.steps());
         let shape = mean.size();
+        // Statements of their own: within one, the first would keep the generator from the next for ever.
+        let latents = (mean + std * draws("posterior").normal(&shape)) * SCALING_FACTOR;
+        let noise = draws("noise").normal(&shape);
+        let timesteps = draws("timesteps").integers(self.schedule.len(), &shape[..1]);
         Batch {
-            latents: (mean + std * draws("posterior").normal(&shape)) * SCALING_FACTOR,
-            noise: draws("noise").normal(&shape),
+            latents,
+            noise,
             perturbation: None,
-            timesteps: draws("timesteps").integers(self.schedule.len(), &shape[..1]),
+            timesteps,
             text_embeds: text_embeds.to_device(device).to_kind(kind),
             image_features: Some(image_features.to_device(device)),
             face: None,
