@@ -1,7 +1,7 @@
 //! The drawn world as a dataset, and scores of adapters on scenes that are not in it:
 //!
 //! ```text
-//! cargo run --release -p ipa --example drawn_world -- scenes out/world 4000
+//! cargo run --release -p ipa --example drawn_world -- scenes out/world 2000
 //! ipa train --model pocket --variant plus --data out/world/data.jsonl --config docs/training/from-scratch.toml \
 //!   --output out/plus-0 --seed 0
 //! cargo run --release -p ipa --example drawn_world -- score assets/pocket 100 out/plus-*/ip_adapter.safetensors
