@@ -86,7 +86,7 @@ const ELSEWHERE: [(&str, &str, &str); 19] = [
     ("model.dtype", CLI, "a_file_with_settings_is_enough"),
     ("model.recompute", "tests/recompute.rs", "a_classic_adapters_gradients_are_the_same"),
     ("data.path", CLI, "a_file_with_settings_is_enough"),
-    ("data.cache", RUNS, "caches_and_recomputation_change_no_loss"),
+    ("data.cache", SETTINGS, "caches_and_recomputation_change_no_loss"),
     ("data.cache_folder", STORE, "files_serve_the_next_run"),
     ("data.cache_gib", STORE, "no_more_is_kept_than_there_is_room"),
     ("validation.max_rows", "tests/validation.rs", "held_out"),
@@ -94,10 +94,12 @@ const ELSEWHERE: [(&str, &str, &str); 19] = [
     ("validation.patience", RUNS, "a_run_ends_when_patience_does"),
     ("output.folder", CLI, "a_file_with_settings_is_enough"),
     ("output.tensorboard", CLI, "a_file_with_settings_is_enough"),
-    ("adapter.lora_rank", RUNS, "face_adapters_train_from_identity_files_and_resume"),
+    ("adapter.lora_rank", VARIANTS, "face_adapters_train_from_identity_files_and_resume"),
 ];
 const CLI: &str = "crates/ipa-cli/tests/train_config.rs";
 const RUNS: &str = "tests/training_runs.rs";
+const SETTINGS: &str = "tests/training_settings.rs";
+const VARIANTS: &str = "tests/training_variants.rs";
 const STORE: &str = "crates/ipa-train/src/encode/store.rs";
 
 fn dataset(folder: &Path) -> Dataset {

@@ -1,6 +1,8 @@
 //! What the test files share: fixtures, the tiny model's folder, and closeness.
 #![allow(dead_code)] // each test file uses a part
 
+pub(crate) mod runs;
+
 use std::collections::BTreeMap;
 use std::ops::Index;
 use std::path::{Path, PathBuf};
