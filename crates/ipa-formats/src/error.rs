@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::{AdapterError, LoraError, SingleFileError, TorchError};
+use crate::{AdapterError, Dtype, LoraError, SingleFileError, TorchError};
 
 /// A file or folder that could not be read, understood or written.
 #[derive(Debug, thiserror::Error)]
@@ -203,6 +203,20 @@ pub enum FormatError {
     NothingToInspect {
         /// What was given.
         path: PathBuf,
+    },
+    /// Numbers that the element type which was asked for cannot hold.
+    #[error(
+        "tensor `{name}` of {path} has {count} numbers beyond the range of {dtype}; convert to BF16 or F32 instead"
+    )]
+    Overflow {
+        /// File that was read.
+        path: PathBuf,
+        /// Name in the file that was to be written.
+        name: String,
+        /// How many.
+        count: usize,
+        /// Element type that was asked for.
+        dtype: Dtype,
     },
     /// Tensors that were to be written contradict themselves.
     #[error("{path} was not written: tensor `{name}` {problem}")]

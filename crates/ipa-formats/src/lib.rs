@@ -41,6 +41,7 @@
 mod adapter;
 mod atomic;
 mod content;
+mod convert;
 mod digest;
 mod error;
 mod floats;
@@ -63,6 +64,7 @@ pub use adapter::{
 };
 pub use atomic::write_atomically;
 pub use content::Content;
+pub use convert::{Conversion, ConversionReport, Dropped, Moved};
 pub use digest::{sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};
 pub use inspect::{

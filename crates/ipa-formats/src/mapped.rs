@@ -18,3 +18,13 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap, FormatError> {
     // the file short in place meanwhile ends this one, as for every memory map.
     unsafe { Mmap::map(&file) }.map_err(read_error)
 }
+
+/// Lets the system take back the memory that holds what was read; it is read again from the file when touched.
+pub(crate) fn release(mapped: &Mmap) {
+    // SAFETY: a map of a file that nothing writes to through it holds the same bytes when it is read again. A
+    // refusal costs memory and nothing else.
+    #[cfg(unix)]
+    let _ = unsafe { mapped.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    #[cfg(not(unix))]
+    let _ = mapped;
+}

@@ -82,6 +82,14 @@ impl TensorFile {
         }
     }
 
+    /// Lets the system take back the memory that holds what was read of the file; it is read again when touched.
+    pub(crate) fn release(&self) {
+        match self {
+            Self::Safetensors(file) => file.release(),
+            Self::Torch(file) => file.release(),
+        }
+    }
+
     /// Free text entries of a safetensors header; empty if there are none.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         static NONE: BTreeMap<String, String> = BTreeMap::new();

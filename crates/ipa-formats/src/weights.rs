@@ -186,6 +186,21 @@ impl Weights {
         }
     }
 
+    /// Names in its files of what a tensor is made of.
+    pub fn sources(&self, name: &str) -> Vec<&str> {
+        match self.places.get_key_value(name) {
+            None => Vec::new(),
+            Some((name, Place::File(_))) => vec![name],
+            Some((_, Place::Planned(plan))) => plan.sources.iter().map(String::as_str).collect(),
+            Some((_, Place::Rows { parts, .. })) => parts.iter().map(|(_, name)| name.as_str()).collect(),
+        }
+    }
+
+    /// Lets the system take back the memory that holds what was read of the files; it is read again when touched.
+    pub(crate) fn release(&self) {
+        self.files.iter().for_each(|file| file.release());
+    }
+
     /// Element types and shapes of all tensors.
     pub fn tensors(&self) -> BTreeMap<String, TensorInfo> {
         self.names().filter_map(|name| Some((name.to_owned(), self.info(name)?.clone()))).collect()

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::{PlainValue, TorchIndex};
-use crate::mapped::map_file;
+use crate::mapped::{map_file, release};
 use crate::{FormatError, TensorInfo};
 
 /// A memory-mapped file that `torch.save` wrote, whose pickle has been read without running anything.
@@ -66,6 +66,10 @@ impl TorchFile {
     /// Little-endian bytes of a tensor, row-major: borrowed where it lies so in the file, otherwise copied.
     pub fn data(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         self.index.data(name, &self.mapped)
+    }
+
+    pub(crate) fn release(&self) {
+        release(&self.mapped);
     }
 
     /// Length of the whole file in bytes.

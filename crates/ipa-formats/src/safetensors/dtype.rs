@@ -54,6 +54,16 @@ impl Dtype {
         }
     }
 
+    /// Whether its elements are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64)
+    }
+
+    /// What a tensor is written as where floating-point ones are to be `float`; others stay what they are.
+    pub(crate) fn written_as(self, float: Option<Dtype>) -> Dtype {
+        float.filter(|_| self.is_float()).unwrap_or(self)
+    }
+
     pub(super) fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "BOOL" => Dtype::Bool,

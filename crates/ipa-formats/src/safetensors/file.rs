@@ -8,6 +8,7 @@ use memmap2::Mmap;
 use super::header::{Checked, open_checked};
 use super::{Header, TensorInfo};
 use crate::FormatError;
+use crate::mapped::release;
 
 /// A memory-mapped safetensors file with a checked header.
 ///
@@ -58,6 +59,10 @@ impl SafetensorsFile {
     /// Little-endian bytes of a tensor, row-major.
     pub fn data(&self, name: &str) -> Option<&[u8]> {
         self.mapped.get(self.checked.ranges.get(name)?.clone())
+    }
+
+    pub(crate) fn release(&self) {
+        release(&self.mapped);
     }
 
     /// Free text entries of the header; empty if there are none.

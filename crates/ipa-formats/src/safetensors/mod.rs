@@ -12,3 +12,5 @@ pub use dtype::Dtype;
 pub use file::SafetensorsFile;
 pub use header::{Header, TensorInfo, read_header};
 pub use write::{METADATA_KEY, TensorBytes, write_safetensors};
+
+pub(crate) use write::{LazyTensor, write_lazily};

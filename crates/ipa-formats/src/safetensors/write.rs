@@ -29,6 +29,14 @@ pub struct TensorBytes<'a> {
     pub data: Cow<'a, [u8]>,
 }
 
+/// One tensor that is made when its turn to be written comes.
+pub(crate) struct LazyTensor<'a> {
+    pub(crate) name: String,
+    pub(crate) info: TensorInfo,
+    /// Little-endian elements, row-major.
+    pub(crate) data: Box<dyn FnOnce() -> Result<Cow<'a, [u8]>, FormatError> + 'a>,
+}
+
 /// Writes tensors and one JSON value of metadata, whole or not at all.
 ///
 /// Tensors are ordered by element size, then name, so that each is aligned to its elements. The
@@ -40,46 +48,83 @@ pub struct TensorBytes<'a> {
 /// [`write_atomically`].
 pub fn write_safetensors(
     path: &Path,
-    mut tensors: Vec<TensorBytes>,
+    tensors: Vec<TensorBytes>,
     metadata: Option<&serde_json::Value>,
 ) -> Result<(), FormatError> {
-    tensors.sort_by(|a, b| (Reverse(a.dtype.size()), &a.name).cmp(&(Reverse(b.dtype.size()), &b.name)));
-    check(path, &tensors)?;
-    write_atomically(path, |out| {
-        let header = header_text(&tensors, metadata)?;
+    let lazy = |TensorBytes { name, dtype, shape, data }| LazyTensor {
+        name,
+        info: TensorInfo { dtype, shape },
+        data: Box::new(move || Ok(data)),
+    };
+    write_lazily(path, tensors.into_iter().map(lazy).collect(), metadata)
+}
+
+/// As [`write_safetensors`], making one tensor after the other.
+pub(crate) fn write_lazily(
+    path: &Path,
+    mut tensors: Vec<LazyTensor>,
+    metadata: Option<&serde_json::Value>,
+) -> Result<(), FormatError> {
+    let key = |tensor: &LazyTensor| (Reverse(tensor.info.dtype.size()), tensor.name.clone());
+    tensors.sort_by_cached_key(key);
+    let header = header_text(path, &tensors, metadata)?;
+    let mut refused = None;
+    let written = write_atomically(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        tensors.iter().try_for_each(|tensor| out.write_all(&tensor.data))
-    })
+        for LazyTensor { name, info, data } in tensors {
+            let data = data().and_then(|data| match data.len() == info.num_bytes() {
+                true => Ok(data),
+                false => Err(fault(path, &name, "has data of another length than its shape asks for")),
+            });
+            match data {
+                Ok(data) => out.write_all(&data)?,
+                Err(error) => {
+                    refused = Some(error);
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+            }
+        }
+        Ok(())
+    });
+    refused.map_or(written, Err)
 }
 
-fn check(path: &Path, tensors: &[TensorBytes]) -> Result<(), FormatError> {
-    let refuse = |name: &str, problem| FormatError::Tensor { path: path.to_owned(), name: name.to_owned(), problem };
-    let mut names = BTreeSet::new();
-    for tensor in tensors {
-        let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone() };
-        if !names.insert(&tensor.name) {
-            return Err(refuse(&tensor.name, "is given twice"));
+fn fault(path: &Path, name: &str, problem: &'static str) -> FormatError {
+    FormatError::Tensor { path: path.to_owned(), name: name.to_owned(), problem }
+}
+
+/// The header, padded so that the data is aligned, of tensors in the order in which they will be written.
+fn header_text(
+    path: &Path,
+    tensors: &[LazyTensor],
+    metadata: Option<&serde_json::Value>,
+) -> Result<Vec<u8>, FormatError> {
+    let mut header = HeaderOut { metadata, tensors: Vec::with_capacity(tensors.len()) };
+    let (mut names, mut begin) = (BTreeSet::new(), 0_usize);
+    for LazyTensor { name, info, .. } in tensors {
+        if !names.insert(name) {
+            return Err(fault(path, name, "is given twice"));
         }
-        if tensor.name == "__metadata__" {
-            return Err(refuse(&tensor.name, "has a name that the format reserves"));
+        if name == "__metadata__" {
+            return Err(fault(path, name, "has a name that the format reserves"));
         }
-        if info.checked_bytes() != Some(tensor.data.len()) {
-            return Err(refuse(&tensor.name, "has data of another length than its shape asks for"));
-        }
+        let end = info.checked_bytes().and_then(|bytes| begin.checked_add(bytes));
+        let end = end.ok_or_else(|| fault(path, name, "is too large for any file"))?;
+        header
+            .tensors
+            .push((name, TensorOut { dtype: info.dtype.name(), shape: &info.shape, data_offsets: (begin, end) }));
+        begin = end;
     }
-    Ok(())
-}
-
-fn header_text(tensors: &[TensorBytes], metadata: Option<&serde_json::Value>) -> io::Result<Vec<u8>> {
-    let mut text = serde_json::to_vec(&HeaderOut { tensors, metadata })?;
-    text.resize(text.len().next_multiple_of(LENGTH_BYTES), b' '); // aligns the data
+    let text = serde_json::to_vec(&header).map_err(io::Error::from);
+    let mut text = text.map_err(|source| FormatError::Write { path: path.to_owned(), source })?;
+    text.resize(text.len().next_multiple_of(LENGTH_BYTES), b' ');
     Ok(text)
 }
 
 struct HeaderOut<'a> {
-    tensors: &'a [TensorBytes<'a>],
     metadata: Option<&'a serde_json::Value>,
+    tensors: Vec<(&'a str, TensorOut<'a>)>,
 }
 
 #[derive(Serialize)]
@@ -97,13 +142,7 @@ impl Serialize for HeaderOut<'_> {
         }
         let mut map = serializer.serialize_map(Some(self.tensors.len() + 1))?;
         map.serialize_entry("__metadata__", &metadata)?;
-        let mut begin = 0;
-        for TensorBytes { name, dtype, shape, data } in self.tensors {
-            let end = begin + data.len();
-            let entry = TensorOut { dtype: dtype.name(), shape, data_offsets: (begin, end) };
-            map.serialize_entry(name, &entry)?;
-            begin = end;
-        }
+        self.tensors.iter().try_for_each(|(name, entry)| map.serialize_entry(name, entry))?;
         map.end()
     }
 }
