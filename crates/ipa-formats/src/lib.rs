@@ -59,8 +59,9 @@ mod vectors;
 mod weights;
 
 pub use adapter::{
-    AdapterCoupling, AdapterDialect, AdapterError, AdapterFile, AdapterInfo, AdapterKind, AdapterOptions,
-    AdapterVariant, BaseModel, Numbering, ResamplerSizes, UnknownVariant, is_adapter, recognise_adapter,
+    AdapterConversion, AdapterCoupling, AdapterDialect, AdapterError, AdapterFile, AdapterInfo, AdapterKind,
+    AdapterLora, AdapterOptions, AdapterVariant, BaseModel, ConvertedAdapter, Numbering, ResamplerSizes, UnetLayers,
+    UnetLayersError, UnknownVariant, adapter_file, convert_adapter, is_adapter, recognise_adapter,
 };
 pub use atomic::write_atomically;
 pub use content::Content;
@@ -72,7 +73,7 @@ pub use inspect::{
     inspect, inspect_as,
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
-pub use lora::{LoraError, LoraLayer, lora_layers};
+pub use lora::{LoraError, LoraLayer, LoraNames, lora_layers};
 pub use model_files::{ComponentFiles, ModelFiles, ModelOptions, OpenSingleFile, SchedulerFields, settings_files};
 pub use numbering::{SiteCounts, published_number};
 pub use pickle::{PlainValue, TorchError, TorchFile, TorchIndex};

@@ -36,6 +36,26 @@ pub struct LoraLayer {
     pub alpha: Option<f64>,
 }
 
+/// The names that a LoRA file uses.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LoraNames {
+    /// `lora_unet_….lora_down.weight`, which kohya's trainer writes and every tool reads.
+    #[default]
+    Kohya,
+    /// `unet.….lora_A.weight`, as diffusers saves it.
+    Diffusers,
+}
+
+impl LoraNames {
+    /// Name of a module's factor, `down` or `up`.
+    pub(crate) fn name(self, module: &str, factor: &str) -> String {
+        match self {
+            Self::Kohya => format!("{}.lora_{factor}.weight", underscored(module)),
+            Self::Diffusers => format!("unet.{module}.lora_{}.weight", if factor == "down" { "A" } else { "B" }),
+        }
+    }
+}
+
 /// Why a file is no LoRA that fits a UNet.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum LoraError {

@@ -59,7 +59,7 @@ pub fn weights_file(component: &Path) -> Result<PathBuf, FormatError> {
 /// }
 /// # Ok::<(), ipa_formats::FormatError>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Weights {
     path: PathBuf,
     files: Vec<Arc<TensorFile>>,
@@ -67,7 +67,7 @@ pub struct Weights {
 }
 
 /// Where a tensor lies.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Place {
     /// Under its own name in one of the files.
     File(usize),
@@ -75,6 +75,17 @@ enum Place {
     Planned(TensorPlan),
     /// The rows of these tensors of the files one after the other, often of a single one under another name.
     Rows { info: TensorInfo, parts: Vec<(usize, String)> },
+    /// Half of the rows of one of these: 0 the upper, 1 the lower.
+    Half { info: TensorInfo, of: (usize, String), half: usize },
+}
+
+/// How a tensor comes from one under another name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Taken {
+    /// It is that tensor.
+    Whole,
+    /// Half of its rows: 0 the upper, 1 the lower.
+    Half(usize),
 }
 
 #[derive(Deserialize)]
@@ -106,13 +117,55 @@ impl Weights {
     pub(crate) fn rearranged(self, made: impl Iterator<Item = (String, TensorInfo, Vec<String>)>) -> Self {
         let part = |name: String| match self.places.get(&name) {
             Some(Place::File(index)) => Some((*index, name)),
-            _ => None, // plans are for files that are not read so
+            Some(Place::Rows { parts, .. }) => parts.first().cloned(), // renamed before
+            _ => None,                                                 // plans are for files that are not read so
         };
         let place = |(name, info, sources): (String, TensorInfo, Vec<String>)| {
             (name, Place::Rows { info, parts: sources.into_iter().filter_map(part).collect() })
         };
         let places = made.map(place).collect();
         Self { places, ..self }
+    }
+
+    /// Tensors under further names: of each the new name, the one so far, and what of that one is taken.
+    ///
+    /// Names that are not there, and halves of what has no two, are left out.
+    pub(crate) fn renamed(self, names: impl Iterator<Item = (String, String, Taken)>) -> Self {
+        let info = |name: &str| self.info(name).cloned();
+        let place = |(name, old, taken): (String, String, Taken)| {
+            let place = match (self.places.get(&old)?, taken) {
+                (Place::File(index), Taken::Whole) => Place::Rows { info: info(&old)?, parts: vec![(*index, old)] },
+                (place, Taken::Whole) => place.clone(),
+                (Place::File(index), Taken::Half(half)) => {
+                    Place::Half { info: info(&old)?.half()?, of: (*index, old), half }
+                }
+                (Place::Rows { info, parts }, Taken::Half(half)) => match &parts[..] {
+                    [of] => Place::Half { info: info.half()?, of: of.clone(), half },
+                    [_, _] => Place::Rows { info: info.half()?, parts: vec![parts[half].clone()] },
+                    _ => return None,
+                },
+                (Place::Planned(_) | Place::Half { .. }, Taken::Half(_)) => return None,
+            };
+            Some((name, place))
+        };
+        let places = names.filter_map(place).collect();
+        Self { places, ..self }
+    }
+
+    /// The tensors of both; where both have a name, that of `self`.
+    pub(crate) fn joined(mut self, other: Self) -> Self {
+        let first = self.files.len();
+        for (name, mut place) in other.places {
+            match &mut place {
+                Place::File(index) => *index += first,
+                Place::Planned(_) => continue, // of its only file, which is then not the only one
+                Place::Rows { parts, .. } => parts.iter_mut().for_each(|(index, _)| *index += first),
+                Place::Half { of: (index, _), .. } => *index += first,
+            }
+            self.places.entry(name).or_insert(place);
+        }
+        self.files.extend(other.files);
+        self
     }
 
     fn open_parts(path: &Path) -> Result<Self, FormatError> {
@@ -166,7 +219,7 @@ impl Weights {
         match self.places.get(name)? {
             Place::File(index) => self.files.get(*index)?.tensors().get(name),
             Place::Planned(plan) => Some(&plan.info),
-            Place::Rows { info, .. } => Some(info),
+            Place::Rows { info, .. } | Place::Half { info, .. } => Some(info),
         }
     }
 
@@ -183,6 +236,13 @@ impl Weights {
                     _ => Some(Cow::Owned(data.collect::<Option<Vec<_>>>()?.concat())),
                 }
             }
+            Place::Half { info, of: (index, name), half } => {
+                let range = half * info.num_bytes()..(half + 1) * info.num_bytes();
+                match self.files.get(*index)?.data(name)? {
+                    Cow::Borrowed(data) => data.get(range).map(Cow::Borrowed),
+                    Cow::Owned(data) => data.get(range).map(|data| Cow::Owned(data.to_vec())),
+                }
+            }
         }
     }
 
@@ -193,6 +253,7 @@ impl Weights {
             Some((name, Place::File(_))) => vec![name],
             Some((_, Place::Planned(plan))) => plan.sources.iter().map(String::as_str).collect(),
             Some((_, Place::Rows { parts, .. })) => parts.iter().map(|(_, name)| name.as_str()).collect(),
+            Some((_, Place::Half { of: (_, name), .. })) => vec![name],
         }
     }
 

@@ -1,24 +1,26 @@
 //! The names that adapter files use, and the published ones that they stand for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::AdapterError;
 use super::diffusers::projection_parts;
 use super::layers::{ATTENTION, is_key_or_value, layer_numbers, numbered};
-use super::paths::{BlockPlace, ProcessorTensor, processor_tensor};
+use super::paths::{ProcessorTensor, attention_layer, processor_tensor};
 use super::projections::PROJECTION;
 use super::schema::Tensors;
+use super::unet_layers::UnetLayers;
 use crate::TensorInfo;
 
-const TRAINER_PROJECTION: &str = "image_proj_model.";
-const TRAINER_ATTENTION: &str = "adapter_modules.";
-const DIFFUSERS_PROJECTION: [&str; 2] = ["encoder_hid_proj.image_projection_layers.", "image_projection_layers."];
+pub(super) const TRAINER_PROJECTION: &str = "image_proj_model.";
+pub(super) const TRAINER_ATTENTION: &str = "adapter_modules.";
+pub(super) const DIFFUSERS_PROJECTION: [&str; 2] =
+    ["encoder_hid_proj.image_projection_layers.", "image_projection_layers."];
 /// What wrappers for training on several devices put before every name.
 const WRAPPER: &str = "module.";
 /// What a dump of the whole trainer puts before the UNet's own names.
-const UNET: &str = "unet.";
+pub(super) const UNET: &str = "unet.";
 /// Where a UNet's own tensors lie, beside which an adapter may have been saved.
 const UNET_PARTS: [&str; 8] = [
     "down_blocks.",
@@ -32,10 +34,11 @@ const UNET_PARTS: [&str; 8] = [
 ];
 
 /// Which names an adapter file uses.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdapterDialect {
     /// `image_proj.*` and `ip_adapter.N.*`, flat or nested.
+    #[default]
     Published,
     /// `image_proj_model.*` or `adapter_modules.N.*`, as in dumps of the reference's trainer.
     Trainer,
@@ -56,13 +59,19 @@ pub enum Numbering {
     Dense,
 }
 
-/// An adapter's tensors under published names.
+/// An adapter's tensors under published names, and those beside it.
 #[derive(Clone, Debug)]
 pub(super) struct Translated {
     pub(super) dialect: AdapterDialect,
     pub(super) tensors: Tensors,
     /// Names in the file, by published name; the rows of two follow each other.
     pub(super) sources: BTreeMap<String, Vec<String>>,
+    /// Names in the file of the base model's own tensors, which are left out.
+    pub(super) base_model: Vec<String>,
+    /// Names in the file of what is there once more, with the published name that another tensor has.
+    pub(super) again: Vec<(String, String)>,
+    /// The UNet's attention layers, where the file's names tell them.
+    pub(super) layers: Option<UnetLayers>,
 }
 
 /// What a name in a file tells.
@@ -98,11 +107,40 @@ pub fn is_adapter(tensors: &BTreeMap<String, TensorInfo>) -> bool {
 }
 
 /// Finds the published names of a file's tensors; names without one are kept, a UNet's own in a dump left out.
-pub(super) fn translate(tensors: &Tensors, numbering: Numbering) -> Result<Translated, AdapterError> {
+///
+/// Layers under their paths are numbered as in `layers`, without it as in the UNet whose names are there.
+pub(super) fn translate(
+    tensors: &Tensors,
+    numbering: Numbering,
+    layers: Option<&UnetLayers>,
+) -> Result<Translated, AdapterError> {
     let parts = Parts::of(tensors)?;
-    let mut translated = Translated { dialect: parts.dialect(), tensors: Tensors::new(), sources: BTreeMap::new() };
+    let mut translated = Translated {
+        dialect: parts.dialect(),
+        tensors: Tensors::new(),
+        sources: BTreeMap::new(),
+        base_model: Vec::new(),
+        again: Vec::new(),
+        layers: parts.layers(),
+    };
+    let layers = layers.or(translated.layers.as_ref()).cloned().unwrap_or_default();
     for (source, name) in parts.names(numbering)? {
         translated.add(name, vec![source.to_owned()], tensors[source].clone())?;
+    }
+    let numbered = translated.tensors.clone();
+    for (source, name) in parts.processor_names(&layers)? {
+        match numbered.get(&name) {
+            // A trainer's dump has its attention layers in the UNet and in a list.
+            Some(info) if *info == tensors[source] => translated.again.push((source.to_owned(), name)),
+            _ => translated.add(name, vec![source.to_owned()], tensors[source].clone())?,
+        }
+    }
+    if parts.keeps_unet() {
+        parts.unet.iter().try_for_each(|&source| {
+            translated.add(source.to_owned(), vec![source.to_owned()], tensors[source].clone())
+        })?;
+    } else {
+        translated.base_model = parts.unet.iter().map(|&source| source.to_owned()).collect();
     }
     for (name, sources, info) in projection_parts(&parts.diffusers, tensors)? {
         translated.add(format!("{PROJECTION}{name}"), sources, info)?;
@@ -164,29 +202,39 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// Published names of all tensors but those of a projection in diffusers' layout, with the names in the file.
+    /// Published names, with those in the file, of all tensors but a projection's in diffusers' layout and those that
+    /// lie in the UNet.
     fn names(&self, numbering: Numbering) -> Result<Vec<(&'a str, String)>, AdapterError> {
         let projection = self.projection.iter().map(|&(source, rest)| (source, format!("{PROJECTION}{rest}")));
         let kept = self.other.iter().map(|&(source, name)| (source, name.to_owned()));
         let mut names: Vec<_> = projection.chain(kept).collect();
-        match self.numbered.is_empty() {
-            true => names.extend(self.processor_names()),
-            // The UNet's processors are then the same tensors once more.
-            false => names.extend(self.numbered_names(numbering)?),
-        }
-        if !self.from_trainer && self.processors.is_empty() {
-            names.extend(self.unet.iter().map(|&source| (source, source.to_owned())));
+        if !self.numbered.is_empty() {
+            names.extend(self.numbered_names(numbering)?);
         }
         Ok(names)
     }
 
-    fn processor_names(&self) -> impl Iterator<Item = (&'a str, String)> {
-        let places: BTreeSet<BlockPlace> = self.processors.iter().map(|(_, tensor)| tensor.place).collect();
-        let blocks: BTreeMap<BlockPlace, usize> = places.into_iter().zip(0..).collect();
-        self.processors.iter().map(move |(source, tensor)| {
-            let number = 2 * blocks[&tensor.place] + usize::from(tensor.cross);
-            (*source, format!("{ATTENTION}{number}.{}.{}", tensor.matrix, tensor.suffix))
-        })
+    /// Whether a UNet's tensors have no business in such a file.
+    fn keeps_unet(&self) -> bool {
+        !self.from_trainer && self.processors.is_empty()
+    }
+
+    /// The attention layers of the UNet by the names of its tensors and of those that the adapter has in it.
+    fn layers(&self) -> Option<UnetLayers> {
+        let bare = |name: &'a str| unwrapped(name).strip_prefix(UNET).unwrap_or(unwrapped(name));
+        let of_unet = self.unet.iter().filter_map(|name| Some(attention_layer(bare(name))?.0));
+        let layers = UnetLayers::of_places(self.processors.iter().map(|(_, tensor)| tensor.place).chain(of_unet));
+        Some(layers).filter(|layers| !layers.is_empty())
+    }
+
+    /// Published names of what lies in the UNet's attention layers.
+    fn processor_names(&self, layers: &UnetLayers) -> Result<Vec<(&'a str, String)>, AdapterError> {
+        let name = |(source, tensor): &(&'a str, ProcessorTensor<'a>)| {
+            let number = layers.number(tensor.place, tensor.cross);
+            let number = number.ok_or_else(|| AdapterError::NoSuchLayer { name: source.to_string() })?;
+            Ok((*source, format!("{ATTENTION}{number}.{}.{}", tensor.matrix, tensor.suffix)))
+        };
+        self.processors.iter().map(name).collect()
     }
 
     fn numbered_names(&self, numbering: Numbering) -> Result<Vec<(&'a str, String)>, AdapterError> {

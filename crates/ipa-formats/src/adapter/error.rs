@@ -41,6 +41,56 @@ pub enum AdapterError {
         /// Name of the values' matrix.
         value: String,
     },
+    /// A tensor of an attention layer that the given UNet does not have.
+    #[error(
+        "tensor `{name}` lies in no attention layer of that UNet; give the config.json of the one it was trained with"
+    )]
+    NoSuchLayer {
+        /// Its name.
+        name: String,
+    },
+    /// Tensors that should be one and are not.
+    #[error("tensors `{first}` and `{second}` should be the same one, and differ; remove the one that was not trained")]
+    Differ {
+        /// Name of the one.
+        first: String,
+        /// Name of the other.
+        second: String,
+    },
+    /// Names that need the UNet's layers, of a UNet that is none of the published ones.
+    #[error(
+        "its {count} layers are those of no published UNet, and the names to be written tell a UNet's blocks; give its \
+         config.json with `--unet-config`"
+    )]
+    UnknownUnet {
+        /// Cross-attention layers of the adapter.
+        count: usize,
+    },
+    /// A UNet with another number of layers.
+    #[error("it has {count} cross-attention layers, that UNet has {expected}; give the config.json of the one it fits")]
+    OtherUnet {
+        /// Layers of the adapter.
+        count: usize,
+        /// Layers of the UNet.
+        expected: usize,
+    },
+    /// A LoRA that is to be split off and is not there.
+    #[error("it brings no LoRA that could be split off; leave out `--lora-output`")]
+    NoLora,
+    /// A LoRA that is to be added to another.
+    #[error("tensor `{name}` shows that it brings its LoRA; leave out `--lora`")]
+    HasLora {
+        /// A tensor of the LoRA that is there.
+        name: String,
+    },
+    /// A LoRA whose scale an adapter has no place for.
+    #[error(
+        "the LoRA scales its change of `{module}` by alpha, which adapters have no place for; keep the two files apart"
+    )]
+    ScaledLora {
+        /// The module that it changes.
+        module: String,
+    },
     /// A file of several adapters.
     #[error("tensor `{name}` is that of a second adapter; give a file of one")]
     Several {

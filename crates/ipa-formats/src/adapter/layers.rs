@@ -42,6 +42,18 @@ pub(super) fn count_layers(tensors: &Tensors) -> Result<usize, AdapterError> {
     }
 }
 
+/// How many cross-attention layers the adapter has that these tensors are left of: those of a published UNet where they
+/// may be, otherwise as many as are numbered.
+pub(super) fn likely_layers(tensors: &Tensors) -> usize {
+    let rests = || tensors.keys().filter_map(|name| name.strip_prefix(ATTENTION));
+    let highest = rests().filter_map(numbered).map(|(number, _)| number / 2 + 1).max().unwrap_or_default();
+    let keys = tensors.iter().find(|(name, _)| name.ends_with("_ip.weight"));
+    let norm = tensors.iter().find(|(name, _)| name.ends_with("norm.weight") || name.ends_with("norm_out.weight"));
+    let context = keys.or(norm).and_then(|(_, info)| info.shape.last().copied());
+    let published = [16, 70].into_iter().filter(|&num_layers| base_of(num_layers, context) != BaseModel::Other);
+    published.filter(|&num_layers| num_layers >= highest).min().unwrap_or(highest.max(1))
+}
+
 /// Keys and values of every layer.
 pub(super) fn keys_and_values(num_layers: usize) -> Vec<Slot> {
     let of = |layer: usize| {

@@ -5,6 +5,8 @@
 //!
 //! The tests for kinds are those of the reference loaders (diffusers' `loaders/unet.py`, ComfyUI_IPAdapter_plus).
 
+mod checkpoint;
+mod convert;
 mod declared;
 mod dialect;
 mod diffusers;
@@ -16,14 +18,19 @@ mod paths;
 mod projections;
 mod recognise;
 mod schema;
+mod unet_layers;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use checkpoint::adapter_file;
+pub use convert::{AdapterConversion, AdapterLora, ConvertedAdapter, convert_adapter};
 pub use dialect::{AdapterDialect, Numbering, is_adapter};
 pub use error::AdapterError;
 pub use info::{AdapterInfo, ResamplerSizes};
 pub use kind::{AdapterCoupling, AdapterKind, AdapterVariant, BaseModel, UnknownVariant};
+pub use unet_layers::{UnetLayers, UnetLayersError};
 
 use declared::Declared;
 use dialect::{Translated, translate};
@@ -65,7 +72,7 @@ impl AdapterFile {
     /// [`FormatError::Adapter`].
     pub fn open(path: &Path, options: &AdapterOptions) -> Result<Self, FormatError> {
         let weights = Weights::open(path)?;
-        let (Translated { dialect, tensors, mut sources }, info) = read(&weights, options)?;
+        let (Translated { dialect, tensors, mut sources, .. }, info) = read(&weights, options)?;
         let made = tensors.into_iter().map(|(name, info)| {
             let sources = sources.remove(&name).unwrap_or_default();
             (name, info, sources)
@@ -130,7 +137,7 @@ fn translated(
     numbering: Numbering,
     declared: &Declared,
 ) -> Result<(Translated, AdapterInfo), AdapterError> {
-    let translated = translate(tensors, numbering)?;
+    let translated = translate(tensors, numbering, None)?;
     let info = recognise(&translated.tensors, declared).map_err(|error| translated.in_the_file(error))?;
     Ok((translated, info))
 }

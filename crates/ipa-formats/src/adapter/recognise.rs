@@ -8,7 +8,7 @@ use super::info::{AdapterInfo, ResamplerSizes};
 use super::kind::{AdapterCoupling, AdapterKind, BaseModel};
 use super::layers::{self, base_of, count_layers, keys_and_values, mostly_there, set_widths};
 use super::projections::Network;
-use super::schema::{Size, Sizes, Slot, Tensors};
+use super::schema::{self, Size, Sizes, Slot, Tensors};
 
 /// Width of an attention head in every published resampler.
 const RESAMPLER_HEAD: usize = 64;
@@ -21,31 +21,74 @@ const FACE_EMBED_DIM: usize = 512;
 
 /// The parts of an adapter.
 #[derive(Clone, Copy, Debug)]
-struct Parts {
-    network: Network,
-    coupling: AdapterCoupling,
-    num_layers: usize,
-    has_lora: bool,
+pub(super) struct Parts {
+    pub(super) network: Network,
+    pub(super) coupling: AdapterCoupling,
+    pub(super) num_layers: usize,
+    pub(super) has_lora: bool,
+}
+
+/// What an adapter need not be.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Lenience {
+    /// Whole.
+    pub(super) missing: bool,
+    /// Alone in its file.
+    pub(super) unknown: bool,
+}
+
+/// An adapter under published names.
+#[derive(Debug)]
+pub(super) struct Recognised {
+    pub(super) parts: Parts,
+    /// Kind and sizes, if it is whole.
+    pub(super) info: Option<AdapterInfo>,
+    /// Names of the tensors that it lacks.
+    pub(super) missing: Vec<String>,
+    /// Names of the tensors that are none of its.
+    pub(super) unknown: Vec<String>,
 }
 
 /// Recognises an adapter under published names; every tensor must be one of its kind, and of the right shape.
 pub(super) fn recognise(tensors: &Tensors, declared: &Declared) -> Result<AdapterInfo, AdapterError> {
-    let parts = Parts::of(tensors, declared)?;
+    let recognised = recognise_leniently(tensors, declared, Lenience::default())?;
+    Ok(recognised.info.expect("nothing is missing: that would have been an error"))
+}
+
+/// As [`recognise`], of what may be more or less than an adapter.
+pub(super) fn recognise_leniently(
+    tensors: &Tensors,
+    declared: &Declared,
+    lenience: Lenience,
+) -> Result<Recognised, AdapterError> {
+    let parts = Parts::of(tensors, declared, lenience.missing)?;
     let slots = parts.slots();
     let mut sizes = Sizes::vote(&slots, tensors);
     let base = parts.base(sizes.get(Size::Context));
     if parts.coupling != AdapterCoupling::Concatenated {
         set_widths(base, &mut sizes);
     }
+    let missing = schema::missing(&slots, tensors);
+    if let (false, Some(name)) = (lenience.missing, missing.first()) {
+        return Err(AdapterError::Missing { name: name.clone() });
+    }
     sizes.check(&slots, tensors)?;
-    check_heads(parts.network, tensors)?;
-    let info = parts.info(&sizes, base, declared);
-    declared.check(&info)?;
-    Ok(info)
+    let unknown = schema::unknown(&slots, tensors);
+    if let (false, Some(name)) = (lenience.unknown, unknown.first()) {
+        return Err(AdapterError::Unexpected { name: name.clone() });
+    }
+    let mut info = None;
+    if missing.is_empty() {
+        check_heads(parts.network, tensors)?;
+        let found = parts.info(&sizes, base, declared);
+        declared.check(&found)?;
+        info = Some(found);
+    }
+    Ok(Recognised { parts, info, missing, unknown })
 }
 
 impl Parts {
-    fn of(tensors: &Tensors, declared: &Declared) -> Result<Self, AdapterError> {
+    fn of(tensors: &Tensors, declared: &Declared, may_lack: bool) -> Result<Self, AdapterError> {
         let network = Network::nearest(tensors);
         let plain = matches!(network, Network::Linear | Network::Resampler { .. });
         let face = matches!(network, Network::Face | Network::FacePerceiver { .. });
@@ -53,7 +96,10 @@ impl Parts {
         if plain && !layered && declared.concatenated() {
             return Ok(Self { network, coupling: AdapterCoupling::Concatenated, num_layers: 0, has_lora: false });
         }
-        let num_layers = count_layers(tensors)?;
+        let num_layers = match may_lack {
+            true => layers::likely_layers(tensors),
+            false => count_layers(tensors)?,
+        };
         let coupling = match plain && mostly_there(&layers::prefusion(), tensors) {
             true => AdapterCoupling::Prefused,
             false => AdapterCoupling::Decoupled,

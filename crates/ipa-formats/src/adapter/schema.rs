@@ -1,7 +1,7 @@
 //! Tensors that an adapter must have, with sizes that are found by asking all of them.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::AdapterError;
 use crate::TensorInfo;
@@ -113,18 +113,10 @@ impl Sizes {
         }
     }
 
-    /// Compares every tensor with its slot, and no other may be there.
+    /// Compares every tensor that is there with its slot.
     pub(super) fn check(&self, slots: &[Slot], tensors: &Tensors) -> Result<(), AdapterError> {
-        if let Some(slot) = slots.iter().find(|slot| !tensors.contains_key(&slot.name)) {
-            return Err(AdapterError::Missing { name: slot.name.clone() });
-        }
-        slots.iter().try_for_each(|slot| self.check_shape(slot, &tensors[&slot.name].shape))?;
-        let mut known: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
-        known.sort_unstable();
-        match tensors.keys().find(|name| known.binary_search(&name.as_str()).is_err()) {
-            Some(name) => Err(AdapterError::Unexpected { name: name.clone() }),
-            None => Ok(()),
-        }
+        let there = slots.iter().filter_map(|slot| Some((slot, tensors.get(&slot.name)?)));
+        there.into_iter().try_for_each(|(slot, info)| self.check_shape(slot, &info.shape))
     }
 
     fn check_shape(&self, slot: &Slot, shape: &[usize]) -> Result<(), AdapterError> {
@@ -136,6 +128,17 @@ impl Sizes {
         let expected = format!("[{}]", shown.collect::<Vec<_>>().join(", "));
         Err(AdapterError::Shape { name: slot.name.clone(), shape: shape.to_vec(), expected })
     }
+}
+
+/// Names of the slots that no tensor fills, in their order.
+pub(super) fn missing(slots: &[Slot], tensors: &Tensors) -> Vec<String> {
+    slots.iter().filter(|slot| !tensors.contains_key(&slot.name)).map(|slot| slot.name.clone()).collect()
+}
+
+/// Names of the tensors that fill no slot, sorted.
+pub(super) fn unknown(slots: &[Slot], tensors: &Tensors) -> Vec<String> {
+    let known: BTreeSet<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
+    tensors.keys().filter(|name| !known.contains(name.as_str())).cloned().collect()
 }
 
 impl Votes {

@@ -44,6 +44,13 @@ impl TensorInfo {
         self.num_elements() * self.dtype.size()
     }
 
+    /// Half of its rows; `None` if it has no two halves.
+    pub(crate) fn half(&self) -> Option<Self> {
+        let (&rows, others) = self.shape.split_first()?;
+        let shape = std::iter::once(rows / 2).chain(others.iter().copied()).collect();
+        rows.is_multiple_of(2).then_some(Self { dtype: self.dtype, shape })
+    }
+
     /// Bytes that the tensor takes, `None` if no memory could hold it. A size of 0 counts as 1 here,
     /// so that the strides of an empty tensor cannot overflow either.
     pub(crate) fn checked_bytes(&self) -> Option<usize> {
