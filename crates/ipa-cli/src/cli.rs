@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, check, completions, dataset, demo, doctor, embed, generate, inspect, train, tune};
+use crate::{bench, check, completions, convert, dataset, demo, doctor, embed, generate, inspect, train, tune};
 
 /// Image prompts for Stable Diffusion: train, check and use IP-Adapters, without Python.
 #[derive(Debug, Parser)]
@@ -27,6 +27,7 @@ pub(crate) enum Command {
     Dataset(dataset::DatasetArgs),
     Demo(demo::DemoArgs),
     Embed(embed::EmbedArgs),
+    Convert(convert::ConvertArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
@@ -43,6 +44,7 @@ impl Command {
             Self::Dataset(args) => dataset::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Embed(args) => embed::run(&args),
+            Self::Convert(args) => convert::run(&args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Doctor(args) => doctor::run(&args),

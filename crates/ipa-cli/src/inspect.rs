@@ -194,7 +194,7 @@ fn lora(adapter: &AdapterInfo) -> Option<String> {
     }
 }
 
-fn dialect_name(dialect: AdapterDialect) -> &'static str {
+pub(crate) fn dialect_name(dialect: AdapterDialect) -> &'static str {
     match dialect {
         AdapterDialect::Published => "published",
         AdapterDialect::Trainer => "the reference trainer's",

@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod cli;
 mod completions;
+mod convert;
 mod dataset;
 mod demo;
 mod doctor;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use ipa_formats::{
     AdapterConversion, AdapterDialect, AdapterKind, AdapterLora, AdapterOptions, AdapterVariant, ConvertedAdapter,
-    Dtype, FormatError, LoraNames, SafetensorsFile, TensorBytes, TensorFile, UnetLayers, convert_adapter,
-    write_safetensors,
+    Dtype, FormatError, LoraNames, SafetensorsFile, TensorBytes, TensorFile, UnetLayers, convert_adapter, read_json,
+    sha256_file, write_safetensors,
 };
 use proptest::prelude::*;
 use published::{Sizes, adapter, info};
@@ -348,4 +348,24 @@ fn an_adapter_says_what_it_is_in_its_new_file() {
     let options = AdapterConversion { read: told, ..AdapterConversion::default() };
     let converted = convert(&input, &output, &options).unwrap();
     assert_eq!(converted.info.unwrap().variant(), AdapterVariant::FaceIdPlus);
+}
+
+/// Names, shapes and digests: tests/fixtures/conversions.py
+#[test]
+fn diffusers_has_the_same_names_and_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.safetensors");
+    let root = fixtures().join("..");
+    let expected: BTreeMap<String, BTreeMap<String, String>> = read_json(&root.join("conversions.json")).unwrap();
+    assert_eq!(expected.len(), 7);
+    for (file, expected) in expected {
+        convert(&root.join(&file), &output, &to(AdapterDialect::Diffusers)).unwrap();
+        let described = |(name, (_, shape, data)): (String, (Dtype, Vec<usize>, Vec<u8>))| {
+            let path = folder.path().join("bytes");
+            fs::write(&path, data).unwrap();
+            (name, format!("{shape:?} {}", &sha256_file(&path).unwrap()[..32]))
+        };
+        let made: BTreeMap<String, String> = contents(&output).into_iter().map(described).collect();
+        assert_eq!(made, expected, "{file}");
+    }
 }

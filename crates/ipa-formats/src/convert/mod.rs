@@ -62,6 +62,16 @@ impl Conversion {
         write_lazily(path, tensors, metadata)
     }
 
+    /// Makes every tensor as [`Conversion::write`] does and writes none: what that would fail with, but for the disk.
+    ///
+    /// # Errors
+    /// As [`Conversion::write`].
+    pub fn check(&self, dtype: Option<Dtype>) -> Result<(), FormatError> {
+        let read = Cell::new(0);
+        let mut tensors = self.weights.names().filter_map(|name| self.tensor(name, dtype, &read));
+        tensors.try_for_each(|tensor| (tensor.data)().map(drop))
+    }
+
     /// One tensor, made when it is written. `read` counts the bytes of files that memory holds.
     fn tensor<'a>(&'a self, name: &'a str, dtype: Option<Dtype>, read: &'a Cell<usize>) -> Option<LazyTensor<'a>> {
         let TensorInfo { dtype: stored, shape } = self.weights.info(name)?;

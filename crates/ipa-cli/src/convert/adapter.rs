@@ -1,0 +1,70 @@
+//! Adapters, and what trainers leave.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use ipa_formats::{
+    AdapterConversion, AdapterDialect, AdapterLora, AdapterOptions, LoraNames, UnetLayers, adapter_file,
+    convert_adapter, read_json,
+};
+use serde_json::Value;
+
+use super::told::{Told, Written};
+use super::{AdapterFlags, ConvertArgs, Layout, Names, writable};
+use crate::output;
+
+/// Converts the adapter in a file, or in the folder of a trainer.
+pub(super) fn run(args: &ConvertArgs) -> Result<()> {
+    let input = adapter_file(&args.input)?;
+    let output = args.output_file(args.input.is_dir())?;
+    let lora_output = args.adapter.lora_output.as_deref();
+    lora_output.map(writable).transpose()?;
+    [Some(&*output), lora_output].into_iter().flatten().try_for_each(output::check_file)?;
+    let converted = convert_adapter(&input, &options(args)?)?;
+    if converted.lora.is_some() {
+        converted.adapter.check(args.dtype())?; // both files or neither
+    }
+    let mut written = Vec::new();
+    let lora = converted.lora.as_ref().zip(lora_output).map(|(lora, path)| (lora, path, None));
+    for (conversion, path, metadata) in
+        lora.into_iter().chain([(&converted.adapter, &*output, Some(&converted.metadata))])
+    {
+        if !args.dry_run {
+            output::create_folder_of(path)?;
+            conversion.write(path, args.dtype(), metadata)?;
+        }
+        written.push(Written { file: path.to_owned(), report: conversion.report(args.dtype()) });
+    }
+    let told = Told { input, adapter: converted.info, dialect: Some(converted.dialect), written };
+    told.tell(args)
+}
+
+fn options(args: &ConvertArgs) -> Result<AdapterConversion> {
+    let AdapterFlags { allow_missing, drop_unknown, .. } = args.adapter;
+    Ok(AdapterConversion {
+        read: AdapterOptions {
+            variant: args.adapter.adapter_variant,
+            numbering: args.adapter.adapter_numbering.unwrap_or_default(),
+        },
+        to: args.to.map_or(AdapterDialect::Published, Layout::dialect),
+        layers: args.adapter.unet_config.as_deref().map(layers).transpose()?,
+        allow_missing,
+        drop_unknown,
+        lora: lora(&args.adapter),
+    })
+}
+
+/// The attention layers that a UNet's `config.json` tells.
+fn layers(path: &Path) -> Result<UnetLayers> {
+    let config: Value = read_json(path)?;
+    UnetLayers::from_config(&config).with_context(|| format!("cannot use {}", path.display()))
+}
+
+fn lora(flags: &AdapterFlags) -> AdapterLora {
+    match (&flags.lora, &flags.lora_output, flags.lora_names) {
+        (Some(file), _, _) => AdapterLora::Join(file.clone()),
+        (None, Some(_), Names::Kohya) => AdapterLora::Split(LoraNames::Kohya),
+        (None, Some(_), Names::Diffusers) => AdapterLora::Split(LoraNames::Diffusers),
+        (None, None, _) => AdapterLora::Keep,
+    }
+}
