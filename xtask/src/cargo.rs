@@ -26,6 +26,13 @@ pub(crate) fn demo(args: &[OsString]) -> Result<ExitCode> {
     with_libtorch(&["run", "--release", "--package", "ipa-cli", "--bin", "ipa", "--", "demo"], args)
 }
 
+/// `ipa convert`, without arguments of what the reference's training scripts leave by default.
+pub(crate) fn convert_checkpoint(args: &[OsString]) -> Result<ExitCode> {
+    let by_default = [OsString::from("sd-ip_adapter")];
+    let args = if args.is_empty() { &by_default } else { args };
+    with_libtorch(&["run", "--release", "--package", "ipa-cli", "--bin", "ipa", "--", "convert"], args)
+}
+
 /// The training of the pocket model.
 pub(crate) fn pocket(args: &[OsString]) -> Result<ExitCode> {
     let cargo_args = ["run", "--release", "--package", "ipa", "--example", "pocket", "--"];

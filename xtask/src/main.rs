@@ -19,6 +19,9 @@ Chores of this workspace. Each sets up what it needs first.
 
 cargo xtask libtorch [--cuda]   find or get libtorch and link it from this checkout; --cuda: with its CUDA parts
 cargo xtask demo [ARGS]         the main job on the bundled model: train, check, generate, report (ipa demo ARGS)
+cargo xtask convert-checkpoint [CHECKPOINT [OUT]]
+                                a trainer's checkpoint, or its output folder (sd-ip_adapter), as an adapter file
+                                (trained_ip_adapter.safetensors); --help lists what else it converts
 cargo xtask test [ARGS]         every test of the workspace (cargo test --release --workspace ARGS)
 cargo xtask pocket [ARGS]       train the pocket model from nothing or another's weights, or go on; --help lists ARGS
 cargo xtask parity [ARGS]       compare full-size models with the Python references
@@ -46,6 +49,7 @@ fn run(chore: Option<&str>, args: Vec<OsString>) -> Result<ExitCode> {
     match chore {
         Some("libtorch") => libtorch::run(&args),
         Some("demo") => cargo::demo(&args),
+        Some("convert-checkpoint") => cargo::convert_checkpoint(&args),
         Some("test") => cargo::test(&args),
         Some("pocket") => cargo::pocket(&args),
         Some("parity") => cargo::parity(&args),

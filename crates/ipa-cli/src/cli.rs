@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, check, completions, convert, dataset, demo, doctor, embed, generate, inspect, train, tune};
+use crate::{bench, check, completions, convert, dataset, demo, doctor, embed, generate, inspect, train, tune, verify};
 
 /// Image prompts for Stable Diffusion: train, check and use IP-Adapters, without Python.
 #[derive(Debug, Parser)]
@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Embed(embed::EmbedArgs),
     Convert(convert::ConvertArgs),
     Inspect(inspect::InspectArgs),
+    Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -46,6 +47,7 @@ impl Command {
             Self::Embed(args) => embed::run(&args),
             Self::Convert(args) => convert::run(&args),
             Self::Inspect(args) => inspect::run(&args),
+            Self::Verify(args) => verify::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Doctor(args) => doctor::run(&args),
             Self::Completions(args) => completions::run(&args),

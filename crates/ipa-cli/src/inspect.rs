@@ -1,25 +1,31 @@
 //! `ipa inspect`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
 use ipa_formats::{
     AdapterCoupling, AdapterDialect, AdapterInfo, AdapterKind, AdapterOptions, AdapterVariant, ComponentInspection,
-    Content, FileInspection, Inspection, Numbering, TensorListing, WeightsSummary, inspect, inspect_as,
+    Content, FileInspection, Inspection, Licence, Manifest, Numbering, TensorListing, WeightsSummary, inspect,
+    inspect_as,
 };
 use serde::Serialize;
 
 use crate::args::numbering;
-use crate::{model, output};
+use crate::{model, output, progress};
 
+/// What is known of the published adapters that read faces, where no file says more: the network that makes identity
+/// vectors was trained on pictures that are free for research alone.
+const FACE_LICENCE: &str =
+    "  licence    the published FaceID adapters are for non-commercial research; this file says nothing";
 /// Longer values of a file's metadata are cut.
 const VALUE_CHARS: usize = 100;
 
 /// Tell what a model folder, a component, a single-file checkpoint or a weights file is, from its headers alone
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  ipa inspect pocket\n  ipa inspect pocket --tensors\n  \
-    ipa inspect ip-adapter-faceid-plus_sd15.bin --adapter-variant faceid-plus")]
+    ipa inspect ip-adapter-faceid-plus_sd15.bin --adapter-variant faceid-plus\n  \
+    ipa inspect stable-diffusion-v1-5 --digest > stable-diffusion-v1-5.sha256")]
 pub(crate) struct InspectArgs {
     /// Checkpoint or weights file (safetensors, .ckpt, .bin, or the index of several), component folder, model folder, or `pocket`
     #[arg(value_name = "FILE|FOLDER|pocket")]
@@ -33,6 +39,9 @@ pub(crate) struct InspectArgs {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
+    /// Print the SHA-256 of the file, or of every file in the folder, as sha256sum does; `ipa verify` compares
+    #[arg(long, conflicts_with = "tensors")]
+    digest: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -56,6 +65,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         }
         _ => (args.path.clone(), None),
     };
+    if args.digest {
+        return digest(&path, args.json);
+    }
     let options =
         AdapterOptions { variant: args.adapter_variant, numbering: args.adapter_numbering.unwrap_or_default() };
     let inspection = inspect_as(&path, &options)?;
@@ -76,6 +88,18 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     }
 }
 
+/// Prints the digests of a file, or of those in a folder.
+fn digest(path: &Path, json: bool) -> Result<()> {
+    let bar = progress::bytes(Manifest::num_bytes_of(path)?, "reading", json);
+    let manifest = Manifest::of(path, |bytes| bar.inc(bytes))?;
+    drop(bar);
+    match json {
+        true => output::json_line(&serde_json::json!({ "digests": manifest }))?,
+        false => output::text(&manifest)?,
+    }
+    Ok(())
+}
+
 fn problems(inspection: &Inspection) -> Vec<&String> {
     match inspection {
         Inspection::File(_) => Vec::new(),
@@ -94,6 +118,7 @@ fn describe(inspection: &Inspection, tensors: bool) -> Result<Vec<String>> {
         Inspection::Model(model) => {
             let class = model.class.as_deref().unwrap_or("of no class that model_index.json names");
             lines.push(format!("{}: model folder, {class}", model.path.display()));
+            lines.extend(model.licence.as_ref().map(licence));
             lines.extend(model.problems.iter().map(|problem| format!("  problem: {problem}")));
             for component in &model.components {
                 describe_component(component, tensors, &mut lines)?;
@@ -124,6 +149,13 @@ fn describe_file(file: &FileInspection, tensors: bool, lines: &mut Vec<String>) 
         lines.push(format!("  names      {}", dialect_name(*dialect)));
     }
     lines.push(format!("  size       {}", sizes(&file.summary)));
+    match (&file.licence, &file.content) {
+        (Some(found), _) => lines.push(licence(found)),
+        (None, Content::Adapter { adapter, .. }) if adapter.face_embed_dim.is_some() => {
+            lines.push(FACE_LICENCE.to_owned())
+        }
+        (None, _) => {}
+    }
     for (key, value) in &file.metadata {
         // Our own is one JSON object: a line for each of its fields.
         match serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(value) {
@@ -136,6 +168,11 @@ fn describe_file(file: &FileInspection, tensors: bool, lines: &mut Vec<String>) 
     if tensors {
         lines.extend(table(&file.tensors));
     }
+}
+
+fn licence(Licence { name, link, source }: &Licence) -> String {
+    let link = link.as_ref().map(|link| format!(" ({link})"));
+    format!("  licence    {name}{}, says {}", link.unwrap_or_default(), source.display())
 }
 
 fn metadata(key: &str, value: &str) -> String {

@@ -25,6 +25,7 @@ mod provenance;
 mod scores;
 mod train;
 mod tune;
+mod verify;
 
 use std::process::ExitCode;
 

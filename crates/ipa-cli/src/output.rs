@@ -20,6 +20,16 @@ pub(crate) fn line(text: impl Display) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Writes lines that end as they should to standard output.
+///
+/// # Errors
+/// As [`line`].
+pub(crate) fn text(text: impl Display) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    write!(stdout, "{text}")?;
+    stdout.flush()
+}
+
 /// Writes a value to standard output as one line of JSON.
 ///
 /// # Errors

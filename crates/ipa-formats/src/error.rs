@@ -218,6 +218,16 @@ pub enum FormatError {
         /// Element type that was asked for.
         dtype: Dtype,
     },
+    /// A list of digests with a line that is none.
+    #[error("line {line} of {path} {problem}; give a list such as `ipa inspect --digest` or sha256sum writes")]
+    Manifest {
+        /// The list.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// Tensors that were to be written contradict themselves.
     #[error("{path} was not written: tensor `{name}` {problem}")]
     Tensor {

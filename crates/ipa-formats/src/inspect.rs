@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::content::{Content, content_of};
 use crate::{
-    AdapterOptions, Dtype, FormatError, ModelFolder, TensorInfo, Weights, read_json, read_json_if_there, weights_file,
+    AdapterOptions, Dtype, FormatError, Licence, ModelFolder, TensorInfo, Weights, read_json, read_json_if_there,
+    weights_file,
 };
 
 /// Configuration files that make a folder a component; only the first comes with weights.
@@ -44,6 +45,9 @@ pub struct FileInspection {
     pub summary: WeightsSummary,
     /// Free text entries of the header.
     pub metadata: BTreeMap<String, String>,
+    /// What its authors allow, if it or a model card says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub licence: Option<Licence>,
     /// Every tensor, sorted by name.
     pub tensors: Vec<TensorListing>,
 }
@@ -109,6 +113,9 @@ pub struct ModelInspection {
     pub path: PathBuf,
     /// Pipeline class that `model_index.json` names.
     pub class: Option<String>,
+    /// What its authors allow, if its card says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub licence: Option<Licence>,
     /// Its components, sorted by name.
     pub components: Vec<ComponentInspection>,
     /// What is missing or broken outside the components, with the place.
@@ -154,6 +161,7 @@ fn inspect_file(path: &Path, options: &AdapterOptions) -> Result<FileInspection,
     Ok(FileInspection {
         content,
         summary,
+        licence: Licence::of(path, &weights.metadata()),
         metadata: weights.metadata(),
         tensors: tensors.into_iter().map(listing).collect(),
     })
@@ -223,7 +231,8 @@ fn inspect_model(model: &ModelFolder) -> Result<ModelInspection, FormatError> {
         .map(|folder| inspect_component(folder))
         .collect();
     components.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(ModelInspection { path: model.path().to_owned(), class: class_of(&index), components, problems })
+    let licence = Licence::of(model.path(), &BTreeMap::new());
+    Ok(ModelInspection { path: model.path().to_owned(), class: class_of(&index), licence, components, problems })
 }
 
 /// Components of `model_index.json`: entries `[library, class]`, of which `[null, null]` is absent.

@@ -13,7 +13,9 @@
 //!   [`single_file_tensors`] makes the latter;
 //! - [`AdapterFile`] reads an adapter of any published kind in any dialect, [`recognise_adapter`] its header alone;
 //! - [`lora_layers`] finds the modules that a LoRA file changes, [`read_vectors`] reads face embeddings;
-//! - [`inspect`] tells what a file or folder is from its headers.
+//! - [`convert_adapter`] decides how one becomes another in any dialect, [`Conversion`] writes what was decided;
+//! - [`inspect`] tells what a file or folder is from its headers, [`Manifest`] whether files are still what they were,
+//!   [`Licence`] what their authors allow.
 //!
 //! Files are taken to come from strangers. This crate computes with no tensor, executes nothing it
 //! finds in a file, and knows neither libtorch nor a network; torch pickles are read for their tensors and
@@ -47,7 +49,9 @@ mod error;
 mod floats;
 mod inspect;
 mod layout;
+mod licence;
 mod lora;
+mod manifest;
 mod mapped;
 mod model_files;
 mod numbering;
@@ -73,7 +77,9 @@ pub use inspect::{
     inspect, inspect_as,
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
+pub use licence::Licence;
 pub use lora::{LoraError, LoraLayer, LoraNames, lora_layers};
+pub use manifest::{Manifest, Verdict, Verified};
 pub use model_files::{ComponentFiles, ModelFiles, ModelOptions, OpenSingleFile, SchedulerFields, settings_files};
 pub use numbering::{SiteCounts, published_number};
 pub use pickle::{PlainValue, TorchError, TorchFile, TorchIndex};
