@@ -28,6 +28,7 @@
 //! ```
 
 mod cache;
+pub mod command;
 mod digest;
 mod download;
 mod error;
