@@ -110,7 +110,7 @@ pub enum HubError {
         file: String,
     },
     /// A server answers otherwise, or again and again with 429 or 5xx.
-    #[error("{url} answers with status {status} after {attempts} attempts; try again later, what was received is kept")]
+    #[error("{url} answers with status {status}{}; try again later: what was received is kept", tries(*.attempts))]
     Status {
         /// What was asked for.
         url: String,
@@ -130,6 +130,17 @@ pub enum HubError {
         reason: String,
         /// How often it was asked for.
         attempts: u32,
+    },
+    /// A server that is not who it says it is, as far as the system's authorities know.
+    #[error(
+        "{url} has a certificate that is not trusted ({reason}); if a proxy or mirror of yours gave it, name the file of its \
+         authority in SSL_CERT_FILE"
+    )]
+    Certificate {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with the certificate.
+        reason: String,
     },
     /// A server that sends on and on, or to a place that must not be followed.
     #[error("{url} redirects {problem}; check HF_ENDPOINT")]
@@ -219,6 +230,10 @@ impl HubError {
 
 fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |name| format!(", did you mean `{name}`?"))
+}
+
+fn tries(attempts: u32) -> String {
+    if attempts > 1 { format!(" after {attempts} attempts") } else { String::new() }
 }
 
 /// The first file, and how many more.

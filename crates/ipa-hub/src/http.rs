@@ -121,12 +121,24 @@ impl Client {
         if let Some(token) = self.token.as_ref().filter(|_| url.same_origin(&self.endpoint)) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.reveal()));
         }
-        let response = request.call().map_err(|error| {
-            let failure = Failure::network(url, self.reason(&error));
-            if is_lasting(&error) { Failure::Final(failure.into_error(1)) } else { failure }
-        })?;
+        let response = request.call().map_err(|error| self.unanswered(url, &error))?;
         let (parts, body) = response.into_parts();
         Ok(Answer { status: parts.status, headers: parts.headers, body: body.into_reader() })
+    }
+
+    fn unanswered(&self, url: &Url, error: &ureq::Error) -> Failure {
+        let (reason, url_text) = (self.reason(error), url.to_string());
+        let is_refused_handshake = match error {
+            ureq::Error::Io(io) => io.kind() == io::ErrorKind::InvalidData,
+            error => matches!(error, ureq::Error::Rustls(_) | ureq::Error::Tls(_)),
+        };
+        match error {
+            _ if is_refused_handshake => Failure::Final(HubError::Certificate { url: url_text, reason }),
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
+                Failure::Final(HubError::Network { url: url_text, reason, attempts: 1 })
+            }
+            _ => Failure::network(url, reason),
+        }
     }
 
     /// What went wrong, for people; never with the address, which may be signed.
@@ -182,15 +194,4 @@ fn redirected(at: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
         let problem = "to an address that is not followed".to_owned();
         Failure::Final(HubError::Redirect { url: at.to_string(), problem })
     })
-}
-
-/// Failures that another attempt meets again.
-fn is_lasting(error: &ureq::Error) -> bool {
-    use ureq::Error::{BadUri, Http, InvalidProxyUrl, Rustls, Tls};
-    match error {
-        BadUri(_) | Http(_) | InvalidProxyUrl | Rustls(_) | Tls(_) => true,
-        // A certificate that is refused.
-        ureq::Error::Io(io) => io.kind() == io::ErrorKind::InvalidData,
-        _ => false,
-    }
 }

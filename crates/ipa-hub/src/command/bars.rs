@@ -20,9 +20,10 @@ impl Bars {
     pub(super) fn new(plan: &Plan, json: bool) -> Self {
         let disturbs = json && std::io::stdout().is_terminal();
         let target = if disturbs { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let style =
-            ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left")
-                .expect("the template is well-formed");
+        let style = ProgressStyle::with_template(
+            "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left",
+        )
+        .expect("the template is well-formed");
         let bar = |size| ProgressBar::new(size).with_style(style.clone());
         let files = plan.files().iter().map(|file| (file.name().to_owned(), bar(file.size())));
         Self { all: MultiProgress::with_draw_target(target), files: Mutex::new(files.collect()) }

@@ -54,7 +54,8 @@ pub fn run(args: &FetchArgs) -> Result<(), HubError> {
     let hub = Hub::from_env()?;
     let show = Show::new(args.json);
     if args.list {
-        let listed = if named.is_empty() { sets.iter().collect() } else { named };
+        let mut listed: Vec<&Set> = if named.is_empty() { sets.iter().collect() } else { named };
+        listed.sort_by_key(|set| (set.kind(), set.name()));
         return listed.into_iter().try_for_each(|set| show.set(set, hub.local(set).ok().as_ref()));
     }
     let wanted = if args.only { distinct(named) } else { distinct(with_encoders(&sets, named)?) };

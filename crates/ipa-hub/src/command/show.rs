@@ -28,7 +28,9 @@ impl Show {
         let cached = if local.is_some() { "  (in the cache)" } else { "" };
         let size = set.bytes().map(|bytes| format!(", {}", DecimalBytes(bytes))).unwrap_or_default();
         let made_for = set.model().map(|model| format!(" for {model}")).unwrap_or_default();
-        line(&format!("{:<38} {}{made_for}: {}{size}{cached}", set.name(), kind(set), set.about()))
+        let licence = set.licence().split([':', ';']).next().unwrap_or_default();
+        let about = set.about();
+        line(&format!("{:<38} {}{made_for}: {about}{size} [{licence}]{cached}", set.name(), kind(set)))
     }
 
     /// What is about to be downloaded: the licence before everything else. For people on standard error, unless the plan
@@ -71,7 +73,7 @@ fn plan_text(plan: &Plan) -> String {
     let gated = if plan.is_gated() { "\n  gated     its terms have to be accepted on its page" } else { "" };
     let origin = if plan.is_from_cache() { " (as cached; the hub was not asked or does not answer)" } else { "" };
     format!(
-        "{}: {}\n  licence   {}{card}{gated}\n  from      {} at {}, commit {}{origin}\n  download  {} of {} in {} files",
+        "{}: {}\n  licence   {}{card}{gated}\n  from      {} at {}, commit {}{origin}\n  download  {} of {} in {}",
         set.name(),
         set.about(),
         set.licence(),
@@ -80,8 +82,12 @@ fn plan_text(plan: &Plan) -> String {
         plan.commit(),
         DecimalBytes(plan.bytes_to_fetch()),
         DecimalBytes(size),
-        plan.files().len(),
+        files(plan.files().len()),
     )
+}
+
+fn files(count: usize) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
 }
 
 fn plan_object(plan: &Plan) -> Value {
