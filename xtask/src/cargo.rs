@@ -46,12 +46,21 @@ pub(crate) fn parity(args: &[OsString]) -> Result<ExitCode> {
     with_libtorch(&["run", "--release", "--package", "ipa", "--example", "parity", "--"], args)
 }
 
+/// Downloads of published weights, which need no libtorch.
+pub(crate) fn fetch_weights(args: &[OsString]) -> Result<ExitCode> {
+    run_cargo(&["run", "--release", "--quiet", "--package", "ipa-hub", "--"], args, &[])
+}
+
 fn with_libtorch(cargo_args: &[&str], args: &[OsString]) -> Result<ExitCode> {
     with_libtorch_and(cargo_args, args, &[])
 }
 
 fn with_libtorch_and(cargo_args: &[&str], args: &[OsString], variables: &[(&str, &str)]) -> Result<ExitCode> {
     libtorch::set_up(Parts::Cpu)?;
+    run_cargo(cargo_args, args, variables)
+}
+
+fn run_cargo(cargo_args: &[&str], args: &[OsString], variables: &[(&str, &str)]) -> Result<ExitCode> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(cargo_args)
