@@ -12,8 +12,8 @@ use std::path::Path;
 use ipa_core::tch::{Kind, Tensor};
 use ipa_core::{Checkpoint, save_tensors};
 use ipa_formats::{
-    Component, ModelFiles, ModelOptions, PredictionType, TensorBytes, Weights, single_file_tensors, weights_file,
-    write_safetensors,
+    Component, ModelConversion, ModelConversionOptions, ModelFiles, ModelForm, ModelOptions, PredictionType,
+    TensorBytes, TensorInfo, Weights, write_safetensors,
 };
 use ipa_sample::{GenerateRequest, Pipeline, PipelineError};
 use serde_json::{Value, json};
@@ -131,20 +131,19 @@ fn with_usual_numbers(model: &str) -> tempfile::TempDir {
     folder
 }
 
-/// Weights of a folder's components.
-fn weights_of(folder: &Path, components: &[Component]) -> BTreeMap<Component, Weights> {
-    let open = |component: &Component| Weights::open(&weights_file(&folder.join(component.folder())).unwrap()).unwrap();
-    components.iter().map(|component| (*component, open(component))).collect()
-}
-
 const ALL: [Component; 3] = [Component::Unet, Component::Vae, Component::TextEncoder];
 
 /// Writes a folder's single file elsewhere, with its tokenizer beside it.
 fn single_file(folder: &Path, components: &[Component]) -> tempfile::TempDir {
     let elsewhere = tempfile::tempdir().unwrap();
-    let path = elsewhere.path().join("model.safetensors");
-    let weights = weights_of(folder, components);
-    write_safetensors(&path, single_file_tensors(&weights, None).unwrap(), None).unwrap();
+    let partial = tempfile::tempdir().unwrap();
+    fs::write(partial.path().join("model_index.json"), "{}").unwrap();
+    for part in components.iter().map(|component| component.folder()) {
+        copy_folder(&folder.join(part), &partial.path().join(part));
+    }
+    let options = ModelConversionOptions { allow_missing: true, ..ModelConversionOptions::default() };
+    let model = ModelConversion::plan(partial.path(), ModelForm::SingleFile, &options).unwrap();
+    model.write(&elsewhere.path().join("model.safetensors")).unwrap();
     copy_folder(&folder.join("tokenizer"), &elsewhere.path().join("tokenizer"));
     elsewhere
 }
@@ -215,15 +214,18 @@ fn averages_are_taken_where_they_are_asked_for_and_there() {
     assert!(error.contains("no single file"), "{error}");
 
     // Averages that are the weights themselves, and weights that are something else.
-    let weights = weights_of(folder.path(), &ALL);
-    let tensors = single_file_tensors(&weights, None).unwrap().into_iter().flat_map(|tensor| {
-        let Some(name) = tensor.name.strip_prefix("model.diffusion_model.") else { return vec![tensor] };
+    let path = single.path().join("model.safetensors");
+    let weights = Weights::open(&path).unwrap();
+    let tensors = weights.names().flat_map(|name| {
+        let TensorInfo { dtype, shape } = weights.info(name).unwrap().clone();
+        let tensor = TensorBytes { name: name.to_owned(), dtype, shape, data: weights.data(name).unwrap() };
+        let Some(name) = name.strip_prefix("model.diffusion_model.") else { return vec![tensor] };
         let average =
             TensorBytes { name: format!("model_ema.diffusion_model{}", name.replace('.', "")), ..tensor.clone() };
         let zeros = vec![0; tensor.data.len()].into();
         vec![average, TensorBytes { data: zeros, ..tensor }]
     });
-    write_safetensors(&single.path().join("model.safetensors"), tensors.collect(), None).unwrap();
+    write_safetensors(&path, tensors.collect(), None).unwrap();
     let averaged = of_single_file(single.path(), ema()).unwrap();
     let own = of_single_file(single.path(), ModelOptions::default()).unwrap();
     let expected = Pipeline::load(folder.path(), F32).unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ipa_core::tch::{Kind, Tensor};
-use ipa_formats::{Component, ComponentFiles, ModelFiles, Weights, single_file_tensors, write_safetensors};
+use ipa_formats::{Component, ModelConversion, ModelConversionOptions, ModelFiles, ModelForm};
 use ipa_sample::{GenerateRequest, Pipeline};
 use ipa_unet::Unet;
 use tempfile::tempdir;
@@ -58,11 +58,8 @@ pub(crate) fn forms() -> Result<Outcome> {
 
 /// The folder's tensors in a single file's names.
 fn write_single_file(folder: &Path, path: &Path) -> Result<()> {
-    let open = |component: Component| -> Result<_> {
-        Ok((component, ComponentFiles::Folder(folder.join(component.folder())).weights()?))
-    };
-    let weights = COMPONENTS.into_iter().map(open).collect::<Result<BTreeMap<Component, Weights>>>()?;
-    Ok(write_safetensors(path, single_file_tensors(&weights, None)?, None)?)
+    let options = ModelConversionOptions::default();
+    Ok(ModelConversion::plan(folder, ModelForm::SingleFile, &options)?.write(path)?)
 }
 
 /// Of all tensors of all components, relative to each tensor's largest value; infinite if one is missing.

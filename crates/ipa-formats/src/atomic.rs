@@ -23,6 +23,56 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::R
     replace(&target, write).map_err(|source| FormatError::Write { path: path.to_owned(), source })
 }
 
+/// Makes a folder that is there completely or not at all: `fill` gets a temporary one beside it, renamed at the end.
+///
+/// # Errors
+/// [`FormatError::FolderNotEmpty`] if there is something at that path, an empty folder excepted; what `fill` returns;
+/// [`FormatError::Write`]. No temporary folder remains after any.
+pub(crate) fn create_folder(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
+    let write_error = |source| FormatError::Write { path: path.to_owned(), source };
+    refuse_occupied(path)?;
+    let target = if path.exists() { fs::canonicalize(path).map_err(write_error)? } else { path.to_owned() };
+    let parent = folder_of(&target);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o777)); // less the umask, as for any new folder
+    }
+    let temporary = builder.tempdir_in(parent).map_err(write_error)?; // removed when dropped
+    fill(temporary.path())?;
+    sync_folder(temporary.path()).map_err(write_error)?;
+    if cfg!(windows) && target.exists() {
+        fs::remove_dir(&target).map_err(write_error)?; // an empty one, which Unix replaces
+    }
+    fs::rename(temporary.path(), &target).map_err(write_error)?;
+    let _renamed = temporary.keep();
+    sync_folder(parent).map_err(write_error)
+}
+
+/// Refuses a path at which there is something, an empty folder excepted.
+///
+/// # Errors
+/// [`FormatError::FolderNotEmpty`].
+pub(crate) fn refuse_occupied(path: &Path) -> Result<(), FormatError> {
+    let is_free = match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound && !path.is_symlink(),
+    };
+    if is_free { Ok(()) } else { Err(FormatError::FolderNotEmpty { path: path.to_owned() }) }
+}
+
+fn folder_of(target: &Path) -> &Path {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 fn target_of(path: &Path) -> Result<PathBuf, FormatError> {
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => Err(FormatError::NotAFile { path: path.to_owned() }),
@@ -32,10 +82,7 @@ fn target_of(path: &Path) -> Result<PathBuf, FormatError> {
 }
 
 fn replace(target: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let folder = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(target);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".tmp");
     #[cfg(unix)]
@@ -113,6 +160,30 @@ mod tests {
         assert!(matches!(write_atomically(folder.path(), |_| Ok(())), Err(FormatError::NotAFile { .. })));
     }
 
+    #[test]
+    fn a_folder_is_there_as_a_whole_or_not_at_all() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("model");
+        let fill = |folder: &Path| {
+            assert!(!path.join("a").exists());
+            write_atomically(&folder.join("a"), |out| out.write_all(b"a"))
+        };
+        let broken = |folder: &Path| fill(folder).and_then(|()| write_atomically(&folder.join("no/b"), |_| Ok(())));
+        create_folder(&path, broken).unwrap_err();
+        assert!(entries(parent.path()).is_empty());
+        let panicked = std::panic::catch_unwind(|| create_folder(&path, |folder| fill(folder).map(|()| panic!("so"))));
+        assert!(panicked.is_err() && entries(parent.path()).is_empty());
+
+        create_folder(&path, fill).unwrap();
+        assert_eq!((entries(parent.path()), entries(&path)), (vec!["model".to_owned()], vec!["a".to_owned()]));
+        let error = create_folder(&path, |_| panic!("asked to fill a folder that is not empty")).unwrap_err();
+        assert!(matches!(error, FormatError::FolderNotEmpty { .. }), "{error}");
+        assert!(matches!(create_folder(&path.join("a"), |_| Ok(())), Err(FormatError::FolderNotEmpty { .. })));
+        fs::remove_file(path.join("a")).unwrap();
+        create_folder(&path, fill).unwrap();
+        assert_eq!((entries(parent.path()), entries(&path)), (vec!["model".to_owned()], vec!["a".to_owned()]));
+    }
+
     #[cfg(unix)]
     #[test]
     fn permissions_are_those_of_a_new_file() {
@@ -122,6 +193,10 @@ mod tests {
         let (plain, atomic) = (folder.path().join("plain"), folder.path().join("atomic"));
         fs::write(&plain, "").unwrap();
         write_atomically(&atomic, |_| Ok(())).unwrap();
+        assert_eq!(mode(&atomic), mode(&plain));
+        let (plain, atomic) = (folder.path().join("plain_folder"), folder.path().join("atomic_folder"));
+        fs::create_dir(&plain).unwrap();
+        create_folder(&atomic, |_| Ok(())).unwrap();
         assert_eq!(mode(&atomic), mode(&plain));
     }
 

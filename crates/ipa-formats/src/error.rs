@@ -228,6 +228,20 @@ pub enum FormatError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// Something is where a folder is to be made.
+    #[error("{path} exists and is no empty folder; name one that is not there yet")]
+    FolderNotEmpty {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A file or folder of a kind that is not converted, or not to what was asked for.
+    #[error("{path} cannot be converted: {problem}")]
+    NotConvertible {
+        /// What was given.
+        path: PathBuf,
+        /// Why, and what to do instead.
+        problem: String,
+    },
     /// Tensors that were to be written contradict themselves.
     #[error("{path} was not written: tensor `{name}` {problem}")]
     Tensor {

@@ -95,7 +95,11 @@ pub fn read_text(path: &Path) -> Result<String, FormatError> {
     })
 }
 
-fn read_small(path: &Path) -> Result<Vec<u8>, FormatError> {
+/// Reads a file of at most as many bytes as a tokenizer has.
+///
+/// # Errors
+/// As [`read_text`], whatever its bytes are.
+pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, FormatError> {
     let read_error = |source| FormatError::Read { path: path.to_owned(), source };
     let found = fs::metadata(path).map_err(read_error)?;
     if !found.is_file() {

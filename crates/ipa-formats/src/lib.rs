@@ -9,8 +9,9 @@
 //!   tensors of a component in whichever files of it they lie;
 //! - [`published_number`] maps the UNet's cross-attention layers to the numbers in adapter files;
 //! - [`ModelFiles`] is a model in either form, whose parts are loaded in one way;
-//! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back,
-//!   [`single_file_tensors`] makes the latter;
+//! - [`read_single_file`] and [`plan_single_file`] map single-file checkpoints to diffusers folders and back;
+//! - [`ModelConversion`] writes a model in another form or with other element types, [`Conversion`] tensors under other
+//!   names;
 //! - [`AdapterFile`] reads an adapter of any published kind in any dialect, [`recognise_adapter`] its header alone;
 //! - [`lora_layers`] finds the modules that a LoRA file changes, [`read_vectors`] reads face embeddings;
 //! - [`convert_adapter`] decides how one becomes another in any dialect, [`Conversion`] writes what was decided;
@@ -69,7 +70,9 @@ pub use adapter::{
 };
 pub use atomic::write_atomically;
 pub use content::Content;
-pub use convert::{Conversion, ConversionReport, Dropped, Moved};
+pub use convert::{
+    Conversion, ConversionReport, Dropped, ModelConversion, ModelConversionOptions, ModelForm, ModelReport, Moved,
+};
 pub use digest::{sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};
 pub use inspect::{
@@ -89,7 +92,6 @@ pub use safetensors::{
 pub use single_file::{
     Component, ComponentConfigs, FolderTensors, ModelTask, ModelVersion, Operation, PredictionType, SingleFile,
     SingleFileError, SingleFileInfo, SingleFileOptions, TensorPlan, is_single_file, plan_single_file, read_single_file,
-    single_file_tensors,
 };
 pub use tensor_file::TensorFile;
 pub use vectors::{Vectors, read_vectors};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::weights::Source;
 use crate::{
     Component, FormatError, ModelFolder, ModelVersion, PredictionType, SingleFile, SingleFileInfo, SingleFileOptions,
     TensorFile, Weights, read_json, read_single_file, weights_file,
@@ -97,6 +98,14 @@ impl ModelFiles {
         match &self.place {
             Place::Folder(_) => None,
             Place::SingleFile(single) => Some(&single.contents.info),
+        }
+    }
+
+    /// The single file itself, `None` for a folder.
+    pub(crate) fn file(&self) -> Option<&TensorFile> {
+        match &self.place {
+            Place::Folder(_) => None,
+            Place::SingleFile(single) => Some(&single.file),
         }
     }
 
@@ -302,7 +311,8 @@ impl ComponentFiles {
             Self::Folder(folder) => Weights::open(&weights_file(folder)?),
             Self::Part(single, component) => {
                 let plans = single.contents.plans.iter().filter(|plan| plan.component == *component);
-                Ok(Weights::planned(single.file.clone(), plans.cloned()))
+                let source = Source::File(single.file.clone());
+                Ok(Weights::planned(single.path(), vec![source], plans.cloned().map(|plan| (0, plan))))
             }
         }
     }

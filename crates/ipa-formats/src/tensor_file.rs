@@ -99,6 +99,15 @@ impl TensorFile {
         }
     }
 
+    /// What a torch file holds besides tensors, by name; empty for safetensors.
+    pub(crate) fn values(&self) -> &BTreeMap<String, PlainValue> {
+        static NONE: BTreeMap<String, PlainValue> = BTreeMap::new();
+        match self {
+            Self::Safetensors(_) => &NONE,
+            Self::Torch(file) => file.values(),
+        }
+    }
+
     /// The number of training steps that `.ckpt` files store beside their tensors.
     pub fn global_step(&self) -> Option<u64> {
         match self {

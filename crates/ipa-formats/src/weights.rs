@@ -62,30 +62,47 @@ pub fn weights_file(component: &Path) -> Result<PathBuf, FormatError> {
 #[derive(Clone, Debug)]
 pub struct Weights {
     path: PathBuf,
-    files: Vec<Arc<TensorFile>>,
+    sources: Vec<Source>,
     places: BTreeMap<String, Place>,
+}
+
+/// What tensors are taken from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    File(Arc<TensorFile>),
+    /// Those of a component, which may lie in several files.
+    Weights(Weights),
 }
 
 /// Where a tensor lies.
 #[derive(Clone, Debug)]
 enum Place {
-    /// Under its own name in one of the files.
-    File(usize),
-    /// Made of tensors of the only file, which has another layout.
-    Planned(TensorPlan),
-    /// The rows of these tensors of the files one after the other, often of a single one under another name.
+    /// Under its own name in one of the sources.
+    Own(usize),
+    /// Made of tensors of one source, which has another layout.
+    Planned(usize, TensorPlan),
+    /// The rows of these tensors of the sources one after the other, often of a single one under another name.
     Rows { info: TensorInfo, parts: Vec<(usize, String)> },
-    /// Half of the rows of one of these: 0 the upper, 1 the lower.
-    Half { info: TensorInfo, of: (usize, String), half: usize },
+    /// Half of the rows of one of the first source's tensors: 0 the upper, 1 the lower.
+    Half { info: TensorInfo, part: String, half: usize },
 }
 
-/// How a tensor comes from one under another name.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Taken {
-    /// It is that tensor.
-    Whole,
+/// A tensor of [`Weights::renamed`].
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// One tensor under another name.
+    Moved(String),
     /// Half of its rows: 0 the upper, 1 the lower.
-    Half(usize),
+    Half(String, usize),
+}
+
+/// Why the bytes of a tensor cannot be had.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Unmade {
+    /// It, or what it is made of, is not there.
+    Missing,
+    /// So many of its numbers are too large for its element type.
+    Overflow(usize),
 }
 
 #[derive(Deserialize)]
@@ -103,69 +120,45 @@ impl Weights {
             return Self::open_parts(path);
         }
         let file = TensorFile::open(path)?;
-        let places = file.names().map(|name| (name.to_owned(), Place::File(0))).collect();
-        Ok(Self { path: path.to_owned(), files: vec![Arc::new(file)], places })
+        let places = file.names().map(|name| (name.to_owned(), Place::Own(0))).collect();
+        Ok(Self { path: path.to_owned(), sources: vec![Source::File(Arc::new(file))], places })
     }
 
-    /// Tensors that are made of those of a file with another layout.
-    pub(crate) fn planned(file: Arc<TensorFile>, plans: impl Iterator<Item = TensorPlan>) -> Self {
-        let places = plans.map(|plan| (plan.name.clone(), Place::Planned(plan))).collect();
-        Self { path: file.path().to_owned(), files: vec![file], places }
+    /// Tensors that are made of those of sources with another layout; each plan comes with the number of its source.
+    pub(crate) fn planned(path: &Path, sources: Vec<Source>, plans: impl Iterator<Item = (usize, TensorPlan)>) -> Self {
+        let places = plans.map(|(source, plan)| (plan.name.clone(), Place::Planned(source, plan))).collect();
+        Self { path: path.to_owned(), sources, places }
     }
 
     /// The same files under other names: each tensor is one of these, or the rows of several one after the other.
     pub(crate) fn rearranged(self, made: impl Iterator<Item = (String, TensorInfo, Vec<String>)>) -> Self {
-        let part = |name: String| match self.places.get(&name) {
-            Some(Place::File(index)) => Some((*index, name)),
-            Some(Place::Rows { parts, .. }) => parts.first().cloned(), // renamed before
-            _ => None,                                                 // plans are for files that are not read so
-        };
         let place = |(name, info, sources): (String, TensorInfo, Vec<String>)| {
-            (name, Place::Rows { info, parts: sources.into_iter().filter_map(part).collect() })
+            (name, Place::Rows { info, parts: sources.into_iter().map(|source| (0, source)).collect() })
         };
         let places = made.map(place).collect();
-        Self { places, ..self }
+        Self { path: self.path.clone(), places, sources: vec![Source::Weights(self)] }
     }
 
-    /// Tensors under further names: of each the new name, the one so far, and what of that one is taken.
-    ///
-    /// Names that are not there, and halves of what has no two, are left out.
-    pub(crate) fn renamed(self, names: impl Iterator<Item = (String, String, Taken)>) -> Self {
-        let info = |name: &str| self.info(name).cloned();
-        let place = |(name, old, taken): (String, String, Taken)| {
-            let place = match (self.places.get(&old)?, taken) {
-                (Place::File(index), Taken::Whole) => Place::Rows { info: info(&old)?, parts: vec![(*index, old)] },
-                (place, Taken::Whole) => place.clone(),
-                (Place::File(index), Taken::Half(half)) => {
-                    Place::Half { info: info(&old)?.half()?, of: (*index, old), half }
-                }
-                (Place::Rows { info, parts }, Taken::Half(half)) => match &parts[..] {
-                    [of] => Place::Half { info: info.half()?, of: of.clone(), half },
-                    [_, _] => Place::Rows { info: info.half()?, parts: vec![parts[half].clone()] },
-                    _ => return None,
-                },
-                (Place::Planned(_) | Place::Half { .. }, Taken::Half(_)) => return None,
+    /// Tensors made of these; those whose source is not there are left out.
+    pub(crate) fn renamed(self, made: impl Iterator<Item = (String, Made)>) -> Self {
+        let place = |(name, made)| {
+            let place = match made {
+                Made::Moved(part) => Place::Rows { info: self.info(&part)?.clone(), parts: vec![(0, part)] },
+                Made::Half(part, half) => Place::Half { info: self.info(&part)?.half()?, part, half },
             };
             Some((name, place))
         };
-        let places = names.filter_map(place).collect();
-        Self { places, ..self }
+        let places = made.filter_map(place).collect();
+        Self { path: self.path.clone(), places, sources: vec![Source::Weights(self)] }
     }
 
-    /// The tensors of both; where both have a name, that of `self`.
-    pub(crate) fn joined(mut self, other: Self) -> Self {
-        let first = self.files.len();
-        for (name, mut place) in other.places {
-            match &mut place {
-                Place::File(index) => *index += first,
-                Place::Planned(_) => continue, // of its only file, which is then not the only one
-                Place::Rows { parts, .. } => parts.iter_mut().for_each(|(index, _)| *index += first),
-                Place::Half { of: (index, _), .. } => *index += first,
-            }
-            self.places.entry(name).or_insert(place);
-        }
-        self.files.extend(other.files);
-        self
+    /// The tensors of both, under the path of `self`; where both have a name, that of `self`.
+    pub(crate) fn joined(self, other: Self) -> Self {
+        let own = |(index, weights): (usize, &Self)| -> Vec<(String, Place)> {
+            weights.names().map(|name| (name.to_owned(), Place::Own(index))).collect()
+        };
+        let places = [(1, &other), (0, &self)].into_iter().flat_map(own).collect();
+        Self { path: self.path.clone(), places, sources: vec![Source::Weights(self), Source::Weights(other)] }
     }
 
     fn open_parts(path: &Path) -> Result<Self, FormatError> {
@@ -190,12 +183,12 @@ impl Weights {
                 if weight_map.get(name) != Some(part) {
                     return Err(fault(format!("{part} holds `{name}`, which is not listed there")));
                 }
-                places.insert(name.to_owned(), Place::File(index));
+                places.insert(name.to_owned(), Place::Own(index));
             }
         }
         match weight_map.iter().find(|(name, _)| !places.contains_key(*name)) {
             Some((name, part)) => Err(fault(format!("{part} lacks `{name}`, which is listed there"))),
-            None => Ok(Self { path: path.to_owned(), files, places }),
+            None => Ok(Self { path: path.to_owned(), sources: files.into_iter().map(Source::File).collect(), places }),
         }
     }
 
@@ -204,9 +197,9 @@ impl Weights {
         &self.path
     }
 
-    /// The files that hold the tensors.
+    /// Where the files that hold the tensors lie.
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.path().to_owned()).collect()
+        self.files().map(|file| file.path().to_owned()).collect()
     }
 
     /// Names of the tensors, sorted.
@@ -217,49 +210,69 @@ impl Weights {
     /// Element type and shape of a tensor.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         match self.places.get(name)? {
-            Place::File(index) => self.files.get(*index)?.tensors().get(name),
-            Place::Planned(plan) => Some(&plan.info),
+            Place::Own(index) => self.sources.get(*index)?.info(name),
+            Place::Planned(_, plan) => Some(&plan.info),
             Place::Rows { info, .. } | Place::Half { info, .. } => Some(info),
         }
     }
 
     /// Little-endian bytes of a tensor, row-major: borrowed where they lie so in the file, otherwise copied.
     pub fn data(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        match self.places.get(name)? {
-            Place::File(index) => self.files.get(*index)?.data(name),
-            // The plan was made for this very file, so its sources are there and their sizes fit.
-            Place::Planned(plan) => plan.gathered(|source| self.files.first()?.data(source)).ok(),
-            Place::Rows { parts, .. } => {
-                let mut data = parts.iter().map(|(index, name)| self.files.get(*index)?.data(name));
-                match &parts[..] {
-                    [_] => data.next()?,
-                    _ => Some(Cow::Owned(data.collect::<Option<Vec<_>>>()?.concat())),
+        self.made(name).ok()
+    }
+
+    /// As [`Weights::data`], saying why there are none.
+    pub(crate) fn made(&self, name: &str) -> Result<Cow<'_, [u8]>, Unmade> {
+        let of = |index: usize, name: &str| self.sources.get(index).ok_or(Unmade::Missing)?.made(name);
+        match self.places.get(name).ok_or(Unmade::Missing)? {
+            Place::Own(index) => of(*index, name),
+            // The plan was made for this very source, so what it asks for is there and the sizes fit.
+            Place::Planned(index, plan) => plan.gathered(|source| of(*index, source).ok()).map_err(|_| Unmade::Missing),
+            Place::Rows { parts, .. } => match &parts[..] {
+                [(index, name)] => of(*index, name),
+                _ => {
+                    let parts = parts.iter().map(|(index, name)| of(*index, name)).collect::<Result<Vec<_>, _>>()?;
+                    Ok(Cow::Owned(parts.concat()))
                 }
-            }
-            Place::Half { info, of: (index, name), half } => {
+            },
+            Place::Half { info, part, half } => {
                 let range = half * info.num_bytes()..(half + 1) * info.num_bytes();
-                match self.files.get(*index)?.data(name)? {
+                match of(0, part)? {
                     Cow::Borrowed(data) => data.get(range).map(Cow::Borrowed),
                     Cow::Owned(data) => data.get(range).map(|data| Cow::Owned(data.to_vec())),
                 }
+                .ok_or(Unmade::Missing)
             }
         }
     }
 
     /// Names in its files of what a tensor is made of.
     pub fn sources(&self, name: &str) -> Vec<&str> {
-        match self.places.get_key_value(name) {
+        let of = |index: usize, name: &'_ str| self.sources.get(index).map(|source| source.sources(name));
+        match self.places.get(name) {
             None => Vec::new(),
-            Some((name, Place::File(_))) => vec![name],
-            Some((_, Place::Planned(plan))) => plan.sources.iter().map(String::as_str).collect(),
-            Some((_, Place::Rows { parts, .. })) => parts.iter().map(|(_, name)| name.as_str()).collect(),
-            Some((_, Place::Half { of: (_, name), .. })) => vec![name],
+            Some(Place::Own(index)) => of(*index, name).unwrap_or_default(),
+            Some(Place::Planned(index, plan)) => {
+                plan.sources.iter().flat_map(|name| of(*index, name).unwrap_or_default()).collect()
+            }
+            Some(Place::Rows { parts, .. }) => {
+                parts.iter().flat_map(|(index, name)| of(*index, name).unwrap_or_default()).collect()
+            }
+            Some(Place::Half { part, .. }) => of(0, part).unwrap_or_default(),
         }
+    }
+
+    /// The files that hold the tensors.
+    pub(crate) fn files(&self) -> Box<dyn Iterator<Item = &Arc<TensorFile>> + '_> {
+        Box::new(self.sources.iter().flat_map(|source| match source {
+            Source::File(file) => Box::new(std::iter::once(file)),
+            Source::Weights(weights) => weights.files(),
+        }))
     }
 
     /// Lets the system take back the memory that holds what was read of the files; it is read again when touched.
     pub(crate) fn release(&self) {
-        self.files.iter().for_each(|file| file.release());
+        self.files().for_each(|file| file.release());
     }
 
     /// Element types and shapes of all tensors.
@@ -269,17 +282,40 @@ impl Weights {
 
     /// Free text entries of the headers.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        self.files.iter().flat_map(|file| file.metadata()).map(|(key, text)| (key.clone(), text.clone())).collect()
+        self.files().flat_map(|file| file.metadata()).map(|(key, text)| (key.clone(), text.clone())).collect()
     }
 
     /// [`TensorFile::global_step`] of a single file.
     pub(crate) fn global_step(&self) -> Option<u64> {
-        self.files.iter().find_map(|file| file.global_step())
+        self.files().find_map(|file| file.global_step())
     }
 
     /// Length of all files in bytes.
     pub fn num_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.file_len()).sum()
+        self.files().map(|file| file.file_len()).sum()
+    }
+}
+
+impl Source {
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        match self {
+            Self::File(file) => file.tensors().get(name),
+            Self::Weights(weights) => weights.info(name),
+        }
+    }
+
+    fn made(&self, name: &str) -> Result<Cow<'_, [u8]>, Unmade> {
+        match self {
+            Self::File(file) => file.data(name).ok_or(Unmade::Missing),
+            Self::Weights(weights) => weights.made(name),
+        }
+    }
+
+    fn sources(&self, name: &str) -> Vec<&str> {
+        match self {
+            Self::File(file) => file.tensors().get_key_value(name).map(|(name, _)| &name[..]).into_iter().collect(),
+            Self::Weights(weights) => weights.sources(name),
+        }
     }
 }
 

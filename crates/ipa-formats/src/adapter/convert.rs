@@ -12,7 +12,7 @@ use super::recognise::{Lenience, Recognised, recognise_leniently};
 use super::unet_layers::UnetLayers;
 use super::write::{is_lora, lora_factor, lora_modules, names};
 use super::{AdapterError, AdapterInfo, AdapterOptions};
-use crate::weights::Taken;
+use crate::weights::Made as Source;
 use crate::{Conversion, Dropped, FormatError, LoraNames, METADATA_KEY, Weights, lora_layers};
 
 /// What to make of an adapter.
@@ -114,11 +114,11 @@ impl Made {
         for name in kept {
             if let (AdapterLora::Split(names), true) = (&options.lora, is_lora(name)) {
                 let (module, factor) = lora_factor(name, &layers).ok_or_else(|| place(name))?;
-                lora.push((names.name(&module, factor), name.clone(), Taken::Whole));
+                lora.push((names.name(&module, factor), Source::Moved(name.clone())));
                 continue;
             }
             let named = names(name, options.to, self.recognised.parts.network, &layers).ok_or_else(|| place(name))?;
-            adapter.extend(named.into_iter().map(|(to, taken)| (to, name.clone(), taken)));
+            adapter.extend(named.into_iter().map(|(to, half)| (to, taken(name, half))));
         }
         if matches!(options.lora, AdapterLora::Split(_)) && lora.is_empty() {
             return Err(AdapterError::NoLora);
@@ -157,6 +157,11 @@ impl Made {
             false => Err(AdapterError::OtherUnet { count, expected: layers.len() }),
         }
     }
+}
+
+/// A tensor, or half of it.
+fn taken(name: &str, half: Option<usize>) -> Source {
+    half.map_or_else(|| Source::Moved(name.to_owned()), |half| Source::Half(name.to_owned(), half))
 }
 
 /// What is in the file and will not be written, with the reason.
@@ -225,7 +230,7 @@ fn join_lora(
             let Some(info) = lora.info(&source).cloned() else { continue };
             translated.tensors.insert(name.clone(), info);
             translated.sources.insert(name.clone(), vec![name.clone()]);
-            names.push((name, source, Taken::Whole));
+            names.push((name, Source::Moved(source)));
         }
     }
     Ok(weights.joined(lora.renamed(names.into_iter())))

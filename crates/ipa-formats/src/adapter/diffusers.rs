@@ -9,7 +9,6 @@ use super::layers::numbered;
 use super::projections::{Network, PERCEIVER};
 use super::schema::Tensors;
 use crate::TensorInfo;
-use crate::weights::Taken;
 
 /// Name without prefix, names in the file, and what these make.
 type Made = (String, Vec<String>, TensorInfo);
@@ -104,23 +103,23 @@ fn published(network: Network, rest: &str) -> (&'static str, String) {
     }
 }
 
-/// Names in diffusers of a published tensor, without prefix, and what of it is taken: a resampler's keys and values are
+/// Names in diffusers of a published tensor, without prefix, and which half each takes: a resampler's keys and values are
 /// two tensors there.
-pub(super) fn diffusers_names(network: Network, rest: &str) -> Vec<(String, Taken)> {
+pub(super) fn diffusers_names(network: Network, rest: &str) -> Vec<(String, Option<usize>)> {
     let bare = rest.strip_prefix(PERCEIVER).unwrap_or(rest);
     if let Some((layer, inner)) = bare.strip_prefix("layers.").and_then(numbered) {
         if inner == "0.to_kv.weight" {
-            let half = |(half, part)| (format!("layers.{layer}.attn.{part}.weight"), Taken::Half(half));
+            let half = |(half, part)| (format!("layers.{layer}.attn.{part}.weight"), Some(half));
             return [(0, "to_k"), (1, "to_v")].map(half).into();
         }
         let renamed = LAYER_RENAMES.iter().find_map(|(to, from)| Some(format!("{to}{}", inner.strip_prefix(from)?)));
-        return vec![(format!("layers.{layer}.{}", renamed.unwrap_or_else(|| inner.to_owned())), Taken::Whole)];
+        return vec![(format!("layers.{layer}.{}", renamed.unwrap_or_else(|| inner.to_owned())), None)];
     }
     let renamed = match bare == rest {
         true => renames(network).iter().find_map(|(to, from)| Some(format!("{to}{}", rest.strip_prefix(from)?))),
         false => None,
     };
-    vec![(renamed.unwrap_or_else(|| bare.to_owned()), Taken::Whole)]
+    vec![(renamed.unwrap_or_else(|| bare.to_owned()), None)]
 }
 
 /// Whether the network's last layer is as wide as its norm, so that a feature becomes one token.

@@ -6,9 +6,8 @@ use super::layers::{ATTENTION, numbered};
 use super::paths::in_diffusers;
 use super::projections::{Network, PROJECTION};
 use super::unet_layers::UnetLayers;
-use crate::weights::Taken;
 
-/// Names that a published tensor gets, and what of it is taken for each: two if it is split. `None` if it lies in an
+/// Names that a published tensor gets, and which half of it each takes: two if it is split. `None` if it lies in an
 /// attention layer that the UNet does not have.
 ///
 /// What belongs neither to the projection nor to a layer keeps its name.
@@ -17,14 +16,14 @@ pub(super) fn names(
     to: AdapterDialect,
     network: Network,
     layers: &UnetLayers,
-) -> Option<Vec<(String, Taken)>> {
-    let whole = |name: String| Some(vec![(name, Taken::Whole)]);
+) -> Option<Vec<(String, Option<usize>)>> {
+    let whole = |name: String| Some(vec![(name, None)]);
     if let Some(rest) = published.strip_prefix(PROJECTION) {
         return match to {
             AdapterDialect::Published => whole(published.to_owned()),
             AdapterDialect::Trainer | AdapterDialect::Processors => whole(format!("{TRAINER_PROJECTION}{rest}")),
             AdapterDialect::Diffusers => {
-                let named = |(name, taken)| (format!("{}0.{name}", DIFFUSERS_PROJECTION[0]), taken);
+                let named = |(name, half)| (format!("{}0.{name}", DIFFUSERS_PROJECTION[0]), half);
                 Some(diffusers_names(network, rest).into_iter().map(named).collect())
             }
         };

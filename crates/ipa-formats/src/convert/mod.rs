@@ -5,22 +5,29 @@
 //! [`Conversion::write`] then moves the data, one tensor after the other.
 
 mod cast;
+mod model;
 mod report;
 
-use std::cell::Cell;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use serde_json::Value;
 
+pub use model::{ModelConversion, ModelConversionOptions, ModelForm, ModelReport};
 pub use report::{ConversionReport, Dropped, Moved};
 
 use cast::cast;
 
-use crate::safetensors::{LazyTensor, write_lazily};
+use crate::safetensors::{LazyTensor, texts, write_lazily};
+use crate::weights::Unmade;
 use crate::{Dtype, FormatError, TensorInfo, Weights};
 
 /// How much of the files that are read memory may hold meanwhile.
 const HELD_BYTES: usize = 128 << 20;
+/// What is made at a time, a multiple of every element's size.
+const BLOCK_BYTES: usize = 1 << 20;
 
 /// Tensors ready to be written under their new names, and what became of the others.
 #[derive(Debug)]
@@ -28,12 +35,18 @@ pub struct Conversion {
     weights: Weights,
     dropped: Vec<Dropped>,
     missing: Vec<String>,
+    texts: BTreeMap<String, String>,
 }
 
 impl Conversion {
     /// Tensors under their new names; what of the input is not among their sources; what a whole file would have too.
     pub(crate) fn new(weights: Weights, dropped: Vec<Dropped>, missing: Vec<String>) -> Self {
-        Self { weights, dropped, missing }
+        Self { weights, dropped, missing, texts: BTreeMap::new() }
+    }
+
+    /// Free text that goes into the header beside what [`Conversion::write`] is given.
+    pub(crate) fn with_texts(self, texts: BTreeMap<String, String>) -> Self {
+        Self { texts, ..self }
     }
 
     /// The tensors under their new names.
@@ -52,14 +65,16 @@ impl Conversion {
     }
 
     /// Writes the tensors as safetensors, whole or not at all; `dtype` is what floating-point tensors are written as,
-    /// `None` to leave them as they are.
+    /// `None` to leave them as they are. Memory holds a few tensors at a time.
     ///
     /// # Errors
     /// [`FormatError::Overflow`] for numbers that the element type cannot hold; as [`crate::write_safetensors`].
     pub fn write(&self, path: &Path, dtype: Option<Dtype>, metadata: Option<&Value>) -> Result<(), FormatError> {
-        let read = Cell::new(0);
-        let tensors = self.weights.names().filter_map(|name| self.tensor(name, dtype, &read)).collect();
-        write_lazily(path, tensors, metadata)
+        let held = AtomicUsize::new(0);
+        let tensors = self.weights.names().filter_map(|name| self.tensor(name, dtype, &held)).collect();
+        let mut entries = self.texts.clone();
+        entries.extend(texts(metadata));
+        write_lazily(path, tensors, &entries)
     }
 
     /// Makes every tensor as [`Conversion::write`] does and writes none: what that would fail with, but for the disk.
@@ -67,35 +82,67 @@ impl Conversion {
     /// # Errors
     /// As [`Conversion::write`].
     pub fn check(&self, dtype: Option<Dtype>) -> Result<(), FormatError> {
-        let read = Cell::new(0);
-        let mut tensors = self.weights.names().filter_map(|name| self.tensor(name, dtype, &read));
-        tensors.try_for_each(|tensor| (tensor.data)().map(drop))
+        let held = AtomicUsize::new(0);
+        let mut tensors = self.weights.names().filter_map(|name| self.tensor(name, dtype, &held));
+        tensors.try_for_each(|tensor| (tensor.pour)(&mut |_| true))
     }
 
-    /// One tensor, made when it is written. `read` counts the bytes of files that memory holds.
-    fn tensor<'a>(&'a self, name: &'a str, dtype: Option<Dtype>, read: &'a Cell<usize>) -> Option<LazyTensor<'a>> {
-        let TensorInfo { dtype: stored, shape } = self.weights.info(name)?;
-        let written = stored.written_as(dtype);
-        let missing = || FormatError::Tensor {
-            path: self.weights.path().to_owned(),
-            name: name.to_owned(),
-            problem: "has lost what it is made of",
-        };
-        let data = move || {
-            if read.get() > HELD_BYTES {
-                self.weights.release();
-                read.set(0);
-            }
-            let data = self.weights.data(name).ok_or_else(missing)?;
-            read.set(read.get() + data.len());
-            cast(data, *stored, written).map_err(|count| FormatError::Overflow {
-                path: self.weights.path().to_owned(),
-                name: name.to_owned(),
-                count,
-                dtype: written,
+    /// One tensor, made when it is written. `held` counts the bytes of files that memory holds.
+    fn tensor<'a>(&'a self, name: &'a str, dtype: Option<Dtype>, held: &'a AtomicUsize) -> Option<LazyTensor<'a>> {
+        let stored = self.weights.info(name)?;
+        let info = TensorInfo { dtype: stored.dtype.written_as(dtype), shape: stored.shape.clone() };
+        let cast = (stored.dtype, info.dtype);
+        let pour = move |sink: &mut dyn FnMut(Cow<'a, [u8]>) -> bool| {
+            self.pour(name, cast, held, sink).map_err(|fault| {
+                let (path, name) = (self.weights.path().to_owned(), name.to_owned());
+                match fault {
+                    Unmade::Missing => FormatError::Tensor { path, name, problem: "has lost what it is made of" },
+                    Unmade::Overflow(count) => FormatError::Overflow { path, name, count, dtype: cast.1 },
+                }
             })
         };
-        let info = TensorInfo { dtype: written, shape: shape.clone() };
-        Some(LazyTensor { name: name.to_owned(), info, data: Box::new(data) })
+        Some(LazyTensor { name: name.to_owned(), info, pour: Box::new(pour) })
+    }
+
+    /// Hands a tensor over block by block, while `sink` takes them.
+    fn pour<'a>(
+        &'a self,
+        name: &str,
+        (from, to): (Dtype, Dtype),
+        held: &AtomicUsize,
+        sink: &mut dyn FnMut(Cow<'a, [u8]>) -> bool,
+    ) -> Result<(), Unmade> {
+        let data = self.weights.made(name)?;
+        let mut overflowed = 0;
+        match (data, from == to) {
+            (Cow::Owned(data), true) => drop(sink(Cow::Owned(data))),
+            (Cow::Borrowed(data), true) => {
+                let mut blocks = data.chunks(BLOCK_BYTES).inspect(|block| self.count_held(block, held));
+                while blocks.next().is_some_and(|block| sink(Cow::Borrowed(block))) {}
+            }
+            (data, false) => {
+                for block in data.chunks(BLOCK_BYTES) {
+                    self.count_held(block, held);
+                    match cast(block, from, to) {
+                        Err(count) => overflowed += count,
+                        Ok(_) if overflowed > 0 => {}
+                        Ok(block) => {
+                            if !sink(Cow::Owned(block)) {
+                                break;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if overflowed == 0 { Ok(()) } else { Err(Unmade::Overflow(overflowed)) }
+    }
+
+    /// Gives memory back once in a while: pages of a mapped file stay in it otherwise, up to the whole file.
+    fn count_held(&self, block: &[u8], held: &AtomicUsize) {
+        if held.fetch_add(block.len(), Relaxed) > HELD_BYTES {
+            self.weights.release();
+            held.store(0, Relaxed);
+        }
     }
 }

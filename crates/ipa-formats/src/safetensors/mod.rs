@@ -13,4 +13,4 @@ pub use file::SafetensorsFile;
 pub use header::{Header, TensorInfo, read_header};
 pub use write::{METADATA_KEY, TensorBytes, write_safetensors};
 
-pub(crate) use write::{LazyTensor, write_lazily};
+pub(crate) use write::{LazyTensor, texts, write_lazily};

@@ -5,6 +5,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -12,6 +14,9 @@ use serde::ser::{SerializeMap, Serializer};
 use super::header::LENGTH_BYTES;
 use super::{Dtype, TensorInfo};
 use crate::{FormatError, write_atomically};
+
+/// Blocks that may be made and not yet written.
+const BLOCKS_AHEAD: usize = 4;
 
 /// Metadata key under which this project stores one JSON value.
 pub const METADATA_KEY: &str = "ipa";
@@ -33,9 +38,11 @@ pub struct TensorBytes<'a> {
 pub(crate) struct LazyTensor<'a> {
     pub(crate) name: String,
     pub(crate) info: TensorInfo,
-    /// Little-endian elements, row-major.
-    pub(crate) data: Box<dyn FnOnce() -> Result<Cow<'a, [u8]>, FormatError> + 'a>,
+    /// Hands over little-endian elements, row-major, in blocks, until it is told `false`.
+    pub(crate) pour: Box<Pour<'a>>,
 }
+
+type Pour<'a> = dyn FnOnce(&mut dyn FnMut(Cow<'a, [u8]>) -> bool) -> Result<(), FormatError> + Send + 'a;
 
 /// Writes tensors and one JSON value of metadata, whole or not at all.
 ///
@@ -54,16 +61,25 @@ pub fn write_safetensors(
     let lazy = |TensorBytes { name, dtype, shape, data }| LazyTensor {
         name,
         info: TensorInfo { dtype, shape },
-        data: Box::new(move || Ok(data)),
+        pour: Box::new(move |sink| {
+            sink(data);
+            Ok(())
+        }),
     };
-    write_lazily(path, tensors.into_iter().map(lazy).collect(), metadata)
+    write_lazily(path, tensors.into_iter().map(lazy).collect(), &texts(metadata))
 }
 
-/// As [`write_safetensors`], making one tensor after the other.
+/// The entries of a header's metadata for one JSON value.
+pub(crate) fn texts(metadata: Option<&serde_json::Value>) -> BTreeMap<String, String> {
+    metadata.iter().map(|value| (METADATA_KEY.to_owned(), value.to_string())).collect()
+}
+
+/// As [`write_safetensors`], making one tensor after the other while those before are written, with any entries of
+/// metadata.
 pub(crate) fn write_lazily(
     path: &Path,
     mut tensors: Vec<LazyTensor>,
-    metadata: Option<&serde_json::Value>,
+    metadata: &BTreeMap<String, String>,
 ) -> Result<(), FormatError> {
     let key = |tensor: &LazyTensor| (Reverse(tensor.info.dtype.size()), tensor.name.clone());
     tensors.sort_by_cached_key(key);
@@ -72,22 +88,44 @@ pub(crate) fn write_lazily(
     let written = write_atomically(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        for LazyTensor { name, info, data } in tensors {
-            let data = data().and_then(|data| match data.len() == info.num_bytes() {
-                true => Ok(data),
-                false => Err(fault(path, &name, "has data of another length than its shape asks for")),
-            });
-            match data {
-                Ok(data) => out.write_all(&data)?,
-                Err(error) => {
-                    refused = Some(error);
-                    return Err(io::ErrorKind::InvalidData.into());
+        thread::scope(|scope| {
+            let (send, receive) = sync_channel(BLOCKS_AHEAD);
+            thread::Builder::new().spawn_scoped(scope, move || make(path, tensors, &send))?;
+            for block in receive {
+                match block {
+                    Ok(block) => out.write_all(&block)?,
+                    Err(error) => {
+                        refused = Some(error);
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     });
     refused.map_or(written, Err)
+}
+
+type Block<'a> = Result<Cow<'a, [u8]>, FormatError>;
+
+/// Makes tensors in their order until one fails or nobody takes them any more.
+fn make<'a>(path: &Path, tensors: Vec<LazyTensor<'a>>, send: &SyncSender<Block<'a>>) {
+    for LazyTensor { name, info, pour } in tensors {
+        let mut len = 0;
+        let poured = pour(&mut |block| {
+            len += block.len();
+            len <= info.num_bytes() && send.send(Ok(block)).is_ok()
+        });
+        let whole = poured.and_then(|()| match len == info.num_bytes() {
+            true => Ok(()),
+            false => Err(fault(path, &name, "has data of another length than its shape asks for")),
+        });
+        if let Err(error) = whole {
+            // Without a receiver the writer has failed already, and says so.
+            let _ = send.send(Err(error));
+            return;
+        }
+    }
 }
 
 fn fault(path: &Path, name: &str, problem: &'static str) -> FormatError {
@@ -98,7 +136,7 @@ fn fault(path: &Path, name: &str, problem: &'static str) -> FormatError {
 fn header_text(
     path: &Path,
     tensors: &[LazyTensor],
-    metadata: Option<&serde_json::Value>,
+    metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, FormatError> {
     let mut header = HeaderOut { metadata, tensors: Vec::with_capacity(tensors.len()) };
     let (mut names, mut begin) = (BTreeSet::new(), 0_usize);
@@ -123,7 +161,7 @@ fn header_text(
 }
 
 struct HeaderOut<'a> {
-    metadata: Option<&'a serde_json::Value>,
+    metadata: &'a BTreeMap<String, String>,
     tensors: Vec<(&'a str, TensorOut<'a>)>,
 }
 
@@ -136,10 +174,8 @@ struct TensorOut<'a> {
 
 impl Serialize for HeaderOut<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut metadata = BTreeMap::from([("format", "pt".to_owned())]);
-        if let Some(value) = self.metadata {
-            metadata.insert(METADATA_KEY, value.to_string());
-        }
+        let given = self.metadata.iter().map(|(key, text)| (key.as_str(), text.as_str()));
+        let metadata: BTreeMap<&str, &str> = given.chain([("format", "pt")]).collect();
         let mut map = serializer.serialize_map(Some(self.tensors.len() + 1))?;
         map.serialize_entry("__metadata__", &metadata)?;
         self.tensors.iter().try_for_each(|(name, entry)| map.serialize_entry(name, entry))?;

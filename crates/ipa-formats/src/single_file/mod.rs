@@ -30,4 +30,4 @@ pub use info::{ModelTask, ModelVersion, SingleFileInfo};
 pub use options::{PredictionType, SingleFileOptions};
 pub use plan::{Component, Operation, TensorPlan};
 pub use read::{SingleFile, is_single_file, read_single_file};
-pub use write::{FolderTensors, plan_single_file, single_file_tensors};
+pub use write::{FolderTensors, plan_single_file};

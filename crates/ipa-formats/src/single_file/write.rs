@@ -1,13 +1,11 @@
 //! From the tensors of a diffusers folder to those of a single file.
 
-use std::collections::BTreeMap;
-
 use super::info::ModelVersion;
 use super::parts::Tensors;
 use super::plan::{Plans, shaped};
 use super::read::V2_CONTEXT;
 use super::{Component, Operation, SingleFileError, TensorPlan, text, unet, vae};
-use crate::{TensorBytes, TensorInfo, Weights};
+use crate::TensorInfo;
 
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
@@ -66,25 +64,6 @@ pub fn plan_single_file(folder: &FolderTensors<'_>) -> Result<Vec<TensorPlan>, S
         write_text(tensors, version, &mut plans)?;
     }
     Ok(plans.into_vec())
-}
-
-/// The tensors of a single file, made of those of a folder's components; `version` as in [`FolderTensors`].
-///
-/// # Errors
-/// As [`plan_single_file`].
-pub fn single_file_tensors(
-    components: &BTreeMap<Component, Weights>,
-    version: Option<ModelVersion>,
-) -> Result<Vec<TensorBytes<'_>>, SingleFileError> {
-    let tensors: BTreeMap<Component, Tensors> =
-        components.iter().map(|(component, weights)| (*component, weights.tensors())).collect();
-    let of = |component| tensors.get(&component);
-    let (unet, vae, text_encoder) = (of(Component::Unet), of(Component::Vae), of(Component::TextEncoder));
-    let make = |plan: TensorPlan| {
-        let data = plan.gathered(|source| components.get(&plan.component)?.data(source))?;
-        Ok(TensorBytes { name: plan.name, dtype: plan.info.dtype, shape: plan.info.shape, data })
-    };
-    plan_single_file(&FolderTensors { unet, vae, text_encoder, version })?.into_iter().map(make).collect()
 }
 
 fn write_unet(tensors: &Tensors, version: ModelVersion, plans: &mut Plans) -> Result<(), SingleFileError> {
