@@ -89,9 +89,9 @@ impl TypedValueParser for Suggested {
 /// The base model and its image encoder.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// Base model: a diffusers-style folder, a single-file checkpoint (.safetensors, .ckpt), or `pocket` for the small
-    /// one inside this program
-    #[arg(long, value_name = "FOLDER|FILE|pocket", value_hint = ValueHint::AnyPath, required = true)]
+    /// Base model: a diffusers-style folder, a single-file checkpoint (.safetensors, .ckpt), the name of one that
+    /// `ipa fetch` got, such as sd15, or `pocket` for the small one inside this program
+    #[arg(long, value_name = "FOLDER|FILE|NAME|pocket", value_hint = ValueHint::AnyPath, required = true)]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) model: Option<String>,
     /// An autoencoder in place of the model's own: its folder, or a single file that holds one
@@ -107,8 +107,9 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "NAME", hide_possible_values = true)]
     #[arg(value_parser = ["epsilon", "v_prediction", "sample"].map(PossibleValue::new))]
     pub(crate) prediction_type: Option<String>,
-    /// The adapter's image encoder: a transformers-style CLIP folder; without it, the model's own `image_encoder`
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// The adapter's image encoder: a transformers-style CLIP folder, or a name such as clip-h; without it, the model's
+    /// own `image_encoder`
+    #[arg(long, value_name = "DIR|NAME", value_hint = ValueHint::DirPath)]
     pub(crate) image_encoder: Option<PathBuf>,
 }
 
@@ -146,8 +147,9 @@ impl ModelArgs {
 /// An adapter beside a model that may bring one.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AdapterArgs {
-    /// Adapter file (safetensors or .bin); `pocket` brings its own
-    #[arg(long, value_name = "FILE")]
+    /// Adapter file (safetensors or .bin), or the name of one that `ipa fetch` got, such as ip-adapter-plus, which
+    /// brings its image encoder; `pocket` brings its own
+    #[arg(long, value_name = "FILE|NAME")]
     pub(crate) adapter: Option<PathBuf>,
     /// LoRA file of a FaceID adapter that does not hold its own
     #[arg(long, value_name = "FILE", requires = "adapter")]

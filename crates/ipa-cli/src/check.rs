@@ -113,8 +113,10 @@ struct Line<'a> {
     mapping: &'a str,
 }
 
-pub(crate) fn run(args: &CheckArgs) -> Result<()> {
+pub(crate) fn run(mut args: CheckArgs) -> Result<()> {
     interrupt::listen()?;
+    args.adapter.find(&mut args.model)?;
+    let args = &args;
     let request = GenerateRequest {
         scale: args.scale,
         num_steps: args.steps,

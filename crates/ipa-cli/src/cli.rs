@@ -3,7 +3,9 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, check, completions, convert, dataset, demo, doctor, embed, generate, inspect, train, tune, verify};
+use crate::{
+    bench, check, completions, convert, dataset, demo, doctor, embed, fetch, generate, inspect, train, tune, verify,
+};
 
 /// Image prompts for Stable Diffusion: train, check and use IP-Adapters, without Python.
 #[derive(Debug, Parser)]
@@ -27,6 +29,7 @@ pub(crate) enum Command {
     Dataset(dataset::DatasetArgs),
     Demo(demo::DemoArgs),
     Embed(embed::EmbedArgs),
+    Fetch(fetch::FetchArgs),
     Convert(convert::ConvertArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
@@ -41,10 +44,11 @@ impl Command {
             Self::Generate(args) => generate::run(*args),
             Self::Train(args) => train::run(&args),
             Self::Tune(args) => tune::run(&args),
-            Self::Check(args) => check::run(&args),
+            Self::Check(args) => check::run(args),
             Self::Dataset(args) => dataset::run(&args),
             Self::Demo(args) => demo::run(&args),
-            Self::Embed(args) => embed::run(&args),
+            Self::Embed(args) => embed::run(args),
+            Self::Fetch(args) => fetch::run(&args),
             Self::Convert(args) => convert::run(&args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Verify(args) => verify::run(&args),

@@ -67,8 +67,10 @@ fn crop(name: &str) -> Result<Crop, &'static str> {
     }
 }
 
-pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
+pub(crate) fn run(mut args: EmbedArgs) -> Result<()> {
     interrupt::listen()?;
+    args.adapter.find(&mut args.model)?;
+    let args = &args;
     let options = args.device.options()?;
     output::check_file(&args.output)?;
     if let Some(input) = args.images.iter().chain(&args.faces).find(|input| output::is_same(input, &args.output)) {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use ipa_core::device::DeviceError;
+use ipa_hub::HubError;
 use ipa_sample::{PipelineError, RequestError};
 use ipa_train::TrainError;
 
@@ -50,6 +51,7 @@ fn is_usage(cause: &(dyn Error + 'static)) -> bool {
         || request_error(cause).is_some_and(|error| !matches!(error, RequestError::Read { .. }))
         || matches!(cause.downcast_ref(), Some(PipelineError::NeedsMask { .. }))
         || matches!(cause.downcast_ref(), Some(TrainError::Field { .. }))
+        || cause.downcast_ref().is_some_and(HubError::is_usage)
         || matches!(cause.downcast_ref(), Some(DeviceError::UnknownDevice { .. } | DeviceError::UnknownKind { .. }))
 }
 

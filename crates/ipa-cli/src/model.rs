@@ -3,10 +3,12 @@
 #[cfg(feature = "pocket")]
 mod unpack;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use ipa_formats::{ModelFiles, ModelOptions};
+
+use crate::names;
 
 /// The name of the model inside this program.
 pub(crate) const POCKET: &str = "pocket";
@@ -20,14 +22,17 @@ pub(crate) struct ModelSource {
     pub(crate) adapter: Option<PathBuf>,
 }
 
-/// The model that `--model` names: `pocket`, a folder or a single file.
+/// The model that `--model` names: `pocket`, a folder or a single file, or published weights in the cache.
 ///
 /// # Errors
 /// If there is none, or the bundled model cannot be unpacked.
 pub(crate) fn resolve(name: &str, options: ModelOptions) -> Result<ModelSource> {
-    let path = if name == POCKET { pocket()? } else { PathBuf::from(name) };
+    let path = if name == POCKET { pocket()? } else { names::found(Path::new(name))? };
     if !path.exists() {
-        bail!("there is no model {name}: give the path of a diffusers-style folder or a single file, or `{POCKET}`");
+        bail!(
+            "there is no model {name}: give the path of a diffusers-style folder or a single file, `{POCKET}`, or a name \
+             that `ipa fetch --list` shows"
+        );
     }
     let adapter = (name == POCKET).then(|| path.join("ip_adapter.safetensors")).filter(|file| file.is_file());
     Ok(ModelSource { files: ModelFiles::open_with(&path, options)?, adapter })

@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
 use crate::failure::UsageError;
 use crate::provenance::{self, Provenance, Sources};
-use crate::{images, interrupt, model, output, progress};
+use crate::{images, interrupt, model, names, output, progress};
 use flags::RequestArgs;
 use like::Like;
 use target::Target;
@@ -95,8 +95,10 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     if let Some(like) = &like {
         like.complete(&mut args.model, &mut args.adapter, &mut args.device);
     }
+    args.adapter.find(&mut args.model)?;
     let only = like.as_ref().filter(|_| !args.request.changes_number()).map(Like::index).transpose()?;
     let mut request = args.request.request(like.as_ref().map(|like| &like.record))?;
+    names::find_in(&mut request)?;
     request.complete(args.model.image_encoder.as_deref());
     let target = Target::new(args.output, if only.is_some() { 1 } else { request.num_images }, args.format.as_deref())?;
     let options = args.device.options()?;

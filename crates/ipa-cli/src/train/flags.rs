@@ -11,6 +11,7 @@ use ipa_train::{FeatureKind, Memory, Preset, TrainConfig, TrainError, Variant};
 use crate::args::{DeviceArgs, ModelArgs, numbering};
 use crate::failure::UsageError;
 use crate::model::{self, POCKET};
+use crate::names;
 
 /// What a run is made of, and its settings.
 #[derive(Debug, Clone, Args)]
@@ -239,7 +240,7 @@ impl RunArgs {
         let Some(name) = &config.model.init_adapter else { return Ok(None) };
         let file = match name == Path::new(POCKET) {
             true => model::bundled()?.adapter.context("the pocket model in this program lacks its adapter")?,
-            false => name.clone(),
+            false => names::found(name)?,
         };
         let named = |field: &str, error: String| UsageError(format!("`{field}` in [model]: {error}"));
         let variant = config.model.init_variant.as_deref().map(str::parse::<AdapterVariant>).transpose();

@@ -10,8 +10,7 @@ use ipa_train::{Dataset, FrozenModels, TrainConfig, TrainError, scoring_clip};
 
 use super::RunArgs;
 use crate::failure::UsageError;
-use crate::model::POCKET;
-use crate::output;
+use crate::{names, output};
 
 /// Everything that training needs.
 pub(crate) struct Parts {
@@ -36,6 +35,7 @@ impl Parts {
         let (folder, data) = paths(&named)?;
         let mut args = args.clone();
         args.take_parts(&named);
+        args.model.find()?;
         let options = args.device.options()?;
         output::check_folder(&folder)?;
         check_folder(&folder)?;
@@ -66,7 +66,6 @@ fn paths(config: &TrainConfig) -> Result<(PathBuf, PathBuf), UsageError> {
 /// With paths that mean the same from every folder, and the device and kind that were taken.
 fn resolved(mut config: TrainConfig, (device, kind): (Device, Kind)) -> TrainConfig {
     let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let is_name = |path: &Path| path == Path::new(POCKET);
     let paths = [
         &mut config.model.image_encoder,
         &mut config.model.init_adapter,
@@ -74,10 +73,10 @@ fn resolved(mut config: TrainConfig, (device, kind): (Device, Kind)) -> TrainCon
         &mut config.data.path,
         &mut config.data.cache_folder,
     ];
-    for path in paths.into_iter().flatten().filter(|path| !is_name(path)) {
+    for path in paths.into_iter().flatten().filter(|path| !names::is_name(path)) {
         *path = whole(path);
     }
-    if let Some(name) = config.model.base.as_mut().filter(|name| !is_name(Path::new(name))) {
+    if let Some(name) = config.model.base.as_mut().filter(|name| !names::is_name(Path::new(name))) {
         *name = whole(Path::new(name)).to_string_lossy().into_owned();
     }
     config.output.folder = None; // another run goes elsewhere

@@ -11,9 +11,11 @@ use crate::{Hub, HubError, Plan, Set, Sets};
 
 const EXAMPLES: &str = "\
 Examples:
-  fetch ip-adapter-plus      the adapter and the image encoder that it needs
-  fetch sd15 --dry-run       what it would download, and under which licence
-  fetch --list --json        all names, an object a line
+  ipa fetch ip-adapter-plus      the adapter and the image encoder that it needs
+  ipa fetch sd15 --dry-run       what it would download, and under which licence
+  ipa fetch --list --json        all names, an object a line
+
+In a checkout without libtorch, `cargo xtask fetch-weights` takes the same arguments.
 
 HF_HOME or HF_HUB_CACHE name the cache, HF_TOKEN opens gated repositories, HF_ENDPOINT names a mirror, and
 HF_HUB_OFFLINE=1 keeps it from the network. Run it again after an interruption: it goes on where it ended.";
