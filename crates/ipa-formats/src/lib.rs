@@ -13,7 +13,7 @@
 //! - [`ModelConversion`] writes a model in another form or with other element types, [`Conversion`] tensors under other
 //!   names;
 //! - [`AdapterFile`] reads an adapter of any published kind in any dialect, [`recognise_adapter`] its header alone;
-//! - [`lora_layers`] finds the modules that a LoRA file changes, [`read_vectors`] reads face embeddings;
+//! - [`lora_layers`] finds the modules that a LoRA file changes, [`convert_lora`] renames it, [`read_vectors`] reads face embeddings;
 //! - [`inspect`] tells what a file or folder is from its headers.
 //!
 //! Files are taken to come from strangers. This crate computes with no tensor, executes nothing it
@@ -56,6 +56,7 @@ mod pickle;
 mod safetensors;
 mod single_file;
 mod tensor_file;
+mod unet_modules;
 mod vectors;
 mod weights;
 
@@ -66,7 +67,8 @@ pub use adapter::{
 pub use atomic::write_atomically;
 pub use content::Content;
 pub use convert::{
-    Conversion, ConversionReport, Dropped, ModelConversion, ModelConversionOptions, ModelForm, ModelReport, Moved,
+    Conversion, ConversionReport, Dropped, LoraDialect, ModelConversion, ModelConversionOptions, ModelForm,
+    ModelReport, Moved, convert_lora,
 };
 pub use digest::{sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::floats::scaled;
 use crate::{FormatError, TensorFile, TensorInfo, TensorPlan, read_json};
 
 /// Names of weights files, most wanted first: full precision before half, safetensors before pickles, one file before
@@ -83,6 +84,10 @@ enum Place {
     Planned(usize, TensorPlan),
     /// The rows of these tensors of the sources one after the other, often of a single one under another name.
     Rows { info: TensorInfo, parts: Vec<(usize, String)> },
+    /// One of the first source's tensors, each number multiplied; `because` is the tensor that says so, if one does.
+    Scaled { info: TensorInfo, part: String, factor: f64, because: Option<String> },
+    /// In no source.
+    Given { info: TensorInfo, data: Vec<u8> },
 }
 
 /// A tensor of [`Weights::renamed`].
@@ -90,6 +95,10 @@ enum Place {
 pub(crate) enum Made {
     /// One tensor under another name.
     Moved(String),
+    /// One tensor, each number multiplied, as another tensor says.
+    Scaled(String, f64, Option<String>),
+    /// One that is new.
+    Given(TensorInfo, Vec<u8>),
 }
 
 /// Why the bytes of a tensor cannot be had.
@@ -140,6 +149,10 @@ impl Weights {
         let place = |(name, made)| {
             let place = match made {
                 Made::Moved(part) => Place::Rows { info: self.info(&part)?.clone(), parts: vec![(0, part)] },
+                Made::Scaled(part, factor, because) => {
+                    Place::Scaled { info: self.info(&part)?.clone(), part, factor, because }
+                }
+                Made::Given(info, data) => Place::Given { info, data },
             };
             Some((name, place))
         };
@@ -198,7 +211,7 @@ impl Weights {
         match self.places.get(name)? {
             Place::Own(index) => self.sources.get(*index)?.info(name),
             Place::Planned(_, plan) => Some(&plan.info),
-            Place::Rows { info, .. } => Some(info),
+            Place::Rows { info, .. } | Place::Scaled { info, .. } | Place::Given { info, .. } => Some(info),
         }
     }
 
@@ -221,6 +234,10 @@ impl Weights {
                     Ok(Cow::Owned(parts.concat()))
                 }
             },
+            Place::Scaled { info, part, factor, .. } => {
+                scaled(&of(0, part)?, info.dtype, *factor).map(Cow::Owned).map_err(Unmade::Overflow)
+            }
+            Place::Given { data, .. } => Ok(Cow::Borrowed(data)),
         }
     }
 
@@ -228,13 +245,16 @@ impl Weights {
     pub fn sources(&self, name: &str) -> Vec<&str> {
         let of = |index: usize, name: &'_ str| self.sources.get(index).map(|source| source.sources(name));
         match self.places.get(name) {
-            None => Vec::new(),
+            None | Some(Place::Given { .. }) => Vec::new(),
             Some(Place::Own(index)) => of(*index, name).unwrap_or_default(),
             Some(Place::Planned(index, plan)) => {
                 plan.sources.iter().flat_map(|name| of(*index, name).unwrap_or_default()).collect()
             }
             Some(Place::Rows { parts, .. }) => {
                 parts.iter().flat_map(|(index, name)| of(*index, name).unwrap_or_default()).collect()
+            }
+            Some(Place::Scaled { part, because, .. }) => {
+                [part].into_iter().chain(because).flat_map(|name| of(0, name).unwrap_or_default()).collect()
             }
         }
     }
