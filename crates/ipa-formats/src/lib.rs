@@ -13,8 +13,9 @@
 //! - [`ModelConversion`] writes a model in another form or with other element types, [`Conversion`] tensors under other
 //!   names;
 //! - [`AdapterFile`] reads an adapter of any published kind in any dialect, [`recognise_adapter`] its header alone;
-//! - [`lora_layers`] finds the modules that a LoRA file changes, [`read_vectors`] reads face embeddings;
-//! - [`convert_adapter`] decides how one becomes another in any dialect, [`Conversion`] writes what was decided;
+//! - [`lora_layers`] finds the modules that a LoRA file changes, [`convert_lora`] renames it, [`read_vectors`] reads face
+//!   embeddings;
+//! - [`convert_adapter`] decides how an adapter becomes one in another dialect, [`Conversion`] writes what was decided;
 //! - [`inspect`] tells what a file or folder is from its headers, [`Manifest`] whether files are still what they were,
 //!   [`Licence`] what their authors allow.
 //!
@@ -60,6 +61,7 @@ mod pickle;
 mod safetensors;
 mod single_file;
 mod tensor_file;
+mod unet_modules;
 mod vectors;
 mod weights;
 
@@ -71,7 +73,8 @@ pub use adapter::{
 pub use atomic::write_atomically;
 pub use content::Content;
 pub use convert::{
-    Conversion, ConversionReport, Dropped, ModelConversion, ModelConversionOptions, ModelForm, ModelReport, Moved,
+    Conversion, ConversionReport, Dropped, LoraDialect, ModelConversion, ModelConversionOptions, ModelForm,
+    ModelReport, Moved, convert_lora,
 };
 pub use digest::{sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};
@@ -81,7 +84,7 @@ pub use inspect::{
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
 pub use licence::Licence;
-pub use lora::{LoraError, LoraLayer, LoraNames, lora_layers};
+pub use lora::{LoraError, LoraLayer, lora_layers};
 pub use manifest::{Manifest, Verdict, Verified};
 pub use model_files::{ComponentFiles, ModelFiles, ModelOptions, OpenSingleFile, SchedulerFields, settings_files};
 pub use numbering::{SiteCounts, published_number};

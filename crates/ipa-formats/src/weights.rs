@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::floats::scaled;
 use crate::{FormatError, TensorFile, TensorInfo, TensorPlan, read_json};
 
 /// Names of weights files, most wanted first: full precision before half, safetensors before pickles, one file before
@@ -85,6 +86,10 @@ enum Place {
     Rows { info: TensorInfo, parts: Vec<(usize, String)> },
     /// Half of the rows of one of the first source's tensors: 0 the upper, 1 the lower.
     Half { info: TensorInfo, part: String, half: usize },
+    /// One of the first source's tensors, each number multiplied; `because` is the tensor that says so, if one does.
+    Scaled { info: TensorInfo, part: String, factor: f64, because: Option<String> },
+    /// In no source.
+    Given { info: TensorInfo, data: Vec<u8> },
 }
 
 /// A tensor of [`Weights::renamed`].
@@ -94,6 +99,10 @@ pub(crate) enum Made {
     Moved(String),
     /// Half of its rows: 0 the upper, 1 the lower.
     Half(String, usize),
+    /// One tensor, each number multiplied, as another tensor says.
+    Scaled(String, f64, Option<String>),
+    /// One that is new.
+    Given(TensorInfo, Vec<u8>),
 }
 
 /// Why the bytes of a tensor cannot be had.
@@ -145,6 +154,10 @@ impl Weights {
             let place = match made {
                 Made::Moved(part) => Place::Rows { info: self.info(&part)?.clone(), parts: vec![(0, part)] },
                 Made::Half(part, half) => Place::Half { info: self.info(&part)?.half()?, part, half },
+                Made::Scaled(part, factor, because) => {
+                    Place::Scaled { info: self.info(&part)?.clone(), part, factor, because }
+                }
+                Made::Given(info, data) => Place::Given { info, data },
             };
             Some((name, place))
         };
@@ -212,7 +225,10 @@ impl Weights {
         match self.places.get(name)? {
             Place::Own(index) => self.sources.get(*index)?.info(name),
             Place::Planned(_, plan) => Some(&plan.info),
-            Place::Rows { info, .. } | Place::Half { info, .. } => Some(info),
+            Place::Rows { info, .. }
+            | Place::Half { info, .. }
+            | Place::Scaled { info, .. }
+            | Place::Given { info, .. } => Some(info),
         }
     }
 
@@ -243,6 +259,10 @@ impl Weights {
                 }
                 .ok_or(Unmade::Missing)
             }
+            Place::Scaled { info, part, factor, .. } => {
+                scaled(&of(0, part)?, info.dtype, *factor).map(Cow::Owned).map_err(Unmade::Overflow)
+            }
+            Place::Given { data, .. } => Ok(Cow::Borrowed(data)),
         }
     }
 
@@ -250,7 +270,7 @@ impl Weights {
     pub fn sources(&self, name: &str) -> Vec<&str> {
         let of = |index: usize, name: &'_ str| self.sources.get(index).map(|source| source.sources(name));
         match self.places.get(name) {
-            None => Vec::new(),
+            None | Some(Place::Given { .. }) => Vec::new(),
             Some(Place::Own(index)) => of(*index, name).unwrap_or_default(),
             Some(Place::Planned(index, plan)) => {
                 plan.sources.iter().flat_map(|name| of(*index, name).unwrap_or_default()).collect()
@@ -259,6 +279,9 @@ impl Weights {
                 parts.iter().flat_map(|(index, name)| of(*index, name).unwrap_or_default()).collect()
             }
             Some(Place::Half { part, .. }) => of(0, part).unwrap_or_default(),
+            Some(Place::Scaled { part, because, .. }) => {
+                [part].into_iter().chain(because).flat_map(|name| of(0, name).unwrap_or_default()).collect()
+            }
         }
     }
 

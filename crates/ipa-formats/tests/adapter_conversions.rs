@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use ipa_formats::{
     AdapterConversion, AdapterDialect, AdapterKind, AdapterLora, AdapterOptions, AdapterVariant, ConvertedAdapter,
-    Dtype, FormatError, LoraNames, SafetensorsFile, TensorBytes, TensorFile, UnetLayers, convert_adapter, read_json,
+    Dtype, FormatError, LoraDialect, SafetensorsFile, TensorBytes, TensorFile, UnetLayers, convert_adapter, read_json,
     sha256_file, write_safetensors,
 };
 use proptest::prelude::*;
@@ -155,7 +155,7 @@ proptest! {
         let at = |name: &str| folder.path().join(format!("{name}.safetensors"));
         for kind in [AdapterKind::FaceId, AdapterKind::FaceIdPlus] {
             write(&at("in"), &adapter(kind, &sizes), Some(&json!({"variant": variant_of(kind)})));
-            for names in [LoraNames::Kohya, LoraNames::Diffusers] {
+            for names in [LoraDialect::Kohya, LoraDialect::Diffusers] {
                 let options = |lora| AdapterConversion { layers: Some(layers.clone()), lora, ..Default::default() };
                 let split = convert(&at("in"), &at("apart"), &options(AdapterLora::Split(names))).unwrap();
                 split.lora.unwrap().write(&at("lora"), None, None).unwrap();
@@ -299,7 +299,7 @@ fn loras_that_do_not_fit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let sizes = Sizes::tiny();
-    let split = AdapterConversion { lora: AdapterLora::Split(LoraNames::Kohya), ..AdapterConversion::default() };
+    let split = AdapterConversion { lora: AdapterLora::Split(LoraDialect::Kohya), ..AdapterConversion::default() };
     write(&at("classic"), &adapter(AdapterKind::Classic, &sizes), None);
     assert!(reason(&convert(&at("classic"), &at("out"), &split).unwrap_err()).contains("no LoRA"));
     write(&at("face"), &adapter(AdapterKind::FaceId, &sizes), None);
@@ -325,8 +325,12 @@ fn loras_that_do_not_fit_are_refused() {
         });
         write_safetensors(&at(name), kept.map(tensor).chain(alpha).collect(), None).unwrap();
     };
-    rewrite("scaled", Some(1.0), &|_| true);
-    assert!(reason(&convert(&at("apart"), &at("out"), &join("scaled")).unwrap_err()).contains("alpha"));
+    rewrite("halved", Some(sizes.rank as f32 / 2.0), &|_| true);
+    convert(&at("apart"), &at("joined"), &join("halved")).unwrap();
+    let (joined, whole) = (contents(&at("joined")), contents(&at("face")));
+    let changed: Vec<_> =
+        whole.iter().filter(|(name, tensor)| joined[*name] != **tensor).map(|(name, _)| name).collect();
+    assert_eq!(changed, ["ip_adapter.0.to_k_lora.up.weight"]);
     rewrite("same", Some(sizes.rank as f32), &|_| true);
     convert(&at("apart"), &at("joined"), &join("same")).unwrap();
     assert_eq!(contents(&at("joined")), contents(&at("face")));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use ipa_formats::{
-    AdapterConversion, AdapterDialect, AdapterLora, AdapterOptions, LoraNames, UnetLayers, adapter_file,
+    AdapterConversion, AdapterDialect, AdapterLora, AdapterOptions, LoraDialect, UnetLayers, adapter_file,
     convert_adapter, read_json,
 };
 use serde_json::Value;
@@ -63,8 +63,8 @@ fn layers(path: &Path) -> Result<UnetLayers> {
 fn lora(flags: &AdapterFlags) -> AdapterLora {
     match (&flags.lora, &flags.lora_output, flags.lora_names) {
         (Some(file), _, _) => AdapterLora::Join(file.clone()),
-        (None, Some(_), Names::Kohya) => AdapterLora::Split(LoraNames::Kohya),
-        (None, Some(_), Names::Diffusers) => AdapterLora::Split(LoraNames::Diffusers),
+        (None, Some(_), Names::Kohya) => AdapterLora::Split(LoraDialect::Kohya),
+        (None, Some(_), Names::Diffusers) => AdapterLora::Split(LoraDialect::Diffusers),
         (None, None, _) => AdapterLora::Keep,
     }
 }

@@ -13,7 +13,7 @@ use super::unet_layers::UnetLayers;
 use super::write::{is_lora, lora_factor, lora_modules, names};
 use super::{AdapterError, AdapterInfo, AdapterOptions};
 use crate::weights::Made as Source;
-use crate::{Conversion, Dropped, FormatError, LoraNames, METADATA_KEY, Weights, lora_layers};
+use crate::{Conversion, Dropped, FormatError, LoraDialect, METADATA_KEY, Weights, lora_layers};
 
 /// What to make of an adapter.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +39,7 @@ pub enum AdapterLora {
     #[default]
     Keep,
     /// Into a file of its own, with these names.
-    Split(LoraNames),
+    Split(LoraDialect),
     /// Into the adapter, from this file.
     Join(PathBuf),
 }
@@ -222,15 +222,15 @@ fn join_lora(
     let mut names = Vec::new();
     for layer in found {
         let rank = lora.info(&layer.down).and_then(|info| info.shape.first().copied()).unwrap_or_default();
-        if layer.alpha.is_some_and(|alpha| alpha != rank as f64) {
-            return Err(NotJoined::Adapter(AdapterError::ScaledLora { module: layer.module }));
-        }
+        // An adapter has no place for a scale: it is multiplied in, exactly if it is a power of two.
+        let scale = layer.alpha.map_or(1.0, |alpha| alpha / rank as f64);
         for (factor, source) in [("down", layer.down), ("up", layer.up)] {
             let name = format!("{}.{factor}.weight", modules[&layer.module]);
             let Some(info) = lora.info(&source).cloned() else { continue };
             translated.tensors.insert(name.clone(), info);
             translated.sources.insert(name.clone(), vec![name.clone()]);
-            names.push((name, Source::Moved(source)));
+            let is_scaled = factor == "up" && scale != 1.0;
+            names.push((name, if is_scaled { Source::Scaled(source, scale, None) } else { Source::Moved(source) }));
         }
     }
     Ok(weights.joined(lora.renamed(names.into_iter())))

@@ -83,14 +83,6 @@ pub enum AdapterError {
         /// A tensor of the LoRA that is there.
         name: String,
     },
-    /// A LoRA whose scale an adapter has no place for.
-    #[error(
-        "the LoRA scales its change of `{module}` by alpha, which adapters have no place for; keep the two files apart"
-    )]
-    ScaledLora {
-        /// The module that it changes.
-        module: String,
-    },
     /// A file of several adapters.
     #[error("tensor `{name}` is that of a second adapter; give a file of one")]
     Several {

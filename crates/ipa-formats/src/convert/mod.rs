@@ -5,6 +5,7 @@
 //! [`Conversion::write`] then moves the data, one tensor after the other.
 
 mod cast;
+mod lora;
 mod model;
 mod report;
 
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use serde_json::Value;
 
+pub use lora::{LoraDialect, convert_lora};
 pub use model::{ModelConversion, ModelConversionOptions, ModelForm, ModelReport};
 pub use report::{ConversionReport, Dropped, Moved};
 

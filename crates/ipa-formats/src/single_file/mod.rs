@@ -30,4 +30,5 @@ pub use info::{ModelTask, ModelVersion, SingleFileInfo};
 pub use options::{PredictionType, SingleFileOptions};
 pub use plan::{Component, Operation, TensorPlan};
 pub use read::{SingleFile, is_single_file, read_single_file};
+pub(crate) use unet::ldm_module;
 pub use write::{FolderTensors, plan_single_file};

@@ -120,6 +120,15 @@ pub(super) fn ldm_name(name: &str, layers: usize, attends: impl Fn(usize) -> boo
     }
 }
 
+/// LDM's name of a module of Stable Diffusion 1.x, 2.x or XL; arguments as for [`ldm_name`].
+pub(crate) fn ldm_module(module: &str, layers: usize, attends: impl Fn(usize) -> bool) -> Option<String> {
+    match module {
+        "add_embedding.linear_1" => Some("label_emb.0.0".to_owned()),
+        "add_embedding.linear_2" => Some("label_emb.0.2".to_owned()),
+        _ => ldm_name(&format!("{module}.weight"), layers, attends)?.strip_suffix(".weight").map(str::to_owned),
+    }
+}
+
 fn ldm_part(block: &str, is_resnet: bool, rest: &str) -> Option<String> {
     let rest = match is_resnet {
         true => moved_back(rest, &RESNET)?,

@@ -1,27 +1,22 @@
-//! LoRA files for a UNet: which tensors change which of its modules.
+//! LoRA files: which tensors change which modules of a model.
 //!
-//! Read are kohya's names (`lora_unet_…`), those of diffusers, old and new, and those of PEFT. Text towers' parts,
-//! and kinds of files that are more than two factors a module, are refused.
+//! Read are kohya's names (`lora_unet_…`), those of diffusers, old and new, and those of PEFT. Kinds of files that are
+//! more than two factors a module are refused; text towers' parts are for conversion alone.
+
+mod alpha;
+mod error;
+mod names;
 
 use std::collections::BTreeMap;
 
-use crate::floats::floats;
-use crate::{FormatError, TensorInfo, Weights};
+pub(crate) use alpha::METADATA;
+pub use error::LoraError;
+pub(crate) use names::{KOHYA, underscored};
 
-/// Prefix of kohya's names, in which underscores stand for the dots of a module's path.
-const KOHYA: &str = "lora_unet_";
-/// What comes before a module's path in the other dialects, in this order.
-const PREFIXES: [&str; 4] = ["base_model.model.", "unet.", "base_model.model.", "module."];
-const TEXT_TOWERS: [&str; 2] = ["lora_te", "text_encoder"];
-const ENDINGS: [(&str, Role); 7] = [
-    (".lora_down.weight", Role::Down),
-    (".lora_up.weight", Role::Up),
-    (".lora.down.weight", Role::Down),
-    (".lora.up.weight", Role::Up),
-    (".lora_A.weight", Role::Down),
-    (".lora_B.weight", Role::Up),
-    (".alpha", Role::Alpha),
-];
+use alpha::Settings;
+use names::{Parsed, Role, parsed};
+
+use crate::{FormatError, TensorInfo, Weights};
 
 /// One module's change: `W + scale · alpha / rank · up · down`.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,92 +31,36 @@ pub struct LoraLayer {
     pub alpha: Option<f64>,
 }
 
-/// The names that a LoRA file uses.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum LoraNames {
-    /// `lora_unet_….lora_down.weight`, which kohya's trainer writes and every tool reads.
-    #[default]
-    Kohya,
-    /// `unet.….lora_A.weight`, as diffusers saves it.
-    Diffusers,
+/// A model that a LoRA changes.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Tower {
+    Unet,
+    TextEncoder,
+    TextEncoder2,
 }
 
-impl LoraNames {
-    /// Name of a module's factor, `down` or `up`.
-    pub(crate) fn name(self, module: &str, factor: &str) -> String {
+impl Tower {
+    /// What diffusers puts before the paths of its modules.
+    pub(crate) fn prefix(self) -> &'static str {
         match self {
-            Self::Kohya => format!("{}.lora_{factor}.weight", underscored(module)),
-            Self::Diffusers => format!("unet.{module}.lora_{}.weight", if factor == "down" { "A" } else { "B" }),
+            Tower::Unet => "unet",
+            Tower::TextEncoder => "text_encoder",
+            Tower::TextEncoder2 => "text_encoder_2",
         }
     }
 }
 
-/// Why a file is no LoRA that fits a UNet.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum LoraError {
-    /// A file without tensors.
-    #[error("it holds no tensors")]
-    Empty,
-    /// A tensor for a module that the UNet does not have, or with a name of no known dialect.
-    #[error("tensor `{name}` belongs to no module of this UNet; the file is for another model or of another kind")]
-    Unknown {
-        /// Its name.
-        name: String,
-    },
-    /// A tensor for a text tower, which an image prompt's LoRA has no business with.
-    #[error("tensor `{name}` changes a text encoder, only the UNet can be changed; take a file for the UNet alone")]
-    TextEncoder {
-        /// Its name.
-        name: String,
-    },
-    /// A tensor of a method that is more than two factors.
-    #[error("tensor `{name}` is of {method}, which is not read; take a plain LoRA")]
-    Method {
-        /// Its name.
-        name: String,
-        /// The method.
-        method: &'static str,
-    },
-    /// Half of a pair.
-    #[error("tensor `{name}` has no partner, the {missing} factor of its module")]
-    Partner {
-        /// The half that is there.
-        name: String,
-        /// Which is missing.
-        missing: &'static str,
-    },
-    /// Two tensors for the same purpose.
-    #[error("tensors `{first}` and `{second}` stand for the same factor of one module; remove one")]
-    Twice {
-        /// Name of the one.
-        first: String,
-        /// Name of the other.
-        second: String,
-    },
-    /// A tensor whose shape does not fit.
-    #[error("tensor `{name}` has shape {shape:?}, expected {expected}")]
-    Shape {
-        /// Its name.
-        name: String,
-        /// Its sizes.
-        shape: Vec<usize>,
-        /// What fits.
-        expected: String,
-    },
-    /// A scale that is no number.
-    #[error("tensor `{name}` is no finite floating-point number")]
-    Alpha {
-        /// Its name.
-        name: String,
-    },
-}
+/// The modules that may be changed, by every spelling of theirs.
+pub(crate) type Spellings = BTreeMap<String, (Tower, String)>;
 
-/// What a tensor is for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Role {
-    Down,
-    Up,
-    Alpha,
+/// A change with its place.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) tower: Tower,
+    pub(crate) layer: LoraLayer,
+    pub(crate) rank: usize,
+    /// Name in the file of the numerator.
+    pub(crate) alpha: Option<String>,
 }
 
 /// Names in the file of what changes one module.
@@ -139,73 +78,47 @@ struct Names<'a> {
 /// # Errors
 /// [`FormatError::Lora`] naming the tensor that is unknown, alone or does not fit.
 pub fn lora_layers(weights: &Weights, modules: &[String]) -> Result<Vec<LoraLayer>, FormatError> {
-    layers(weights, modules)
-        .map_err(|source| FormatError::Lora { path: weights.path().to_owned(), source: Box::new(source) })
+    let spelled = |path: &String| {
+        let target = (Tower::Unet, path.clone());
+        [(path.clone(), target.clone()), (underscored(KOHYA, path), target)]
+    };
+    let spellings = modules.iter().flat_map(spelled).collect();
+    let found = text_refused(weights).and_then(|()| find_layers(weights, &spellings));
+    let found =
+        found.map_err(|source| FormatError::Lora { path: weights.path().to_owned(), source: Box::new(source) })?;
+    Ok(found.into_iter().map(|found| found.layer).collect())
 }
 
-fn layers(weights: &Weights, modules: &[String]) -> Result<Vec<LoraLayer>, LoraError> {
-    let paths: BTreeMap<String, &str> =
-        modules.iter().flat_map(|path| [(path.clone(), &path[..]), (underscored(path), path)]).collect();
-    let mut by_module = BTreeMap::<&str, Names<'_>>::new();
-    for name in weights.names() {
-        let (path, role) = parsed(name)?;
-        let module = paths.get(&path).ok_or_else(|| LoraError::Unknown { name: name.to_owned() })?;
-        by_module.entry(module).or_default().keep(role, name)?;
+fn text_refused(weights: &Weights) -> Result<(), LoraError> {
+    match weights.names().find(|name| parsed(name).is_ok_and(|parsed| parsed.is_text)) {
+        Some(name) => Err(LoraError::TextEncoder { name: name.to_owned() }),
+        None => Ok(()),
     }
+}
+
+/// Finds the module of every tensor among those with known spellings; sorted by tower and module.
+pub(crate) fn find_layers(weights: &Weights, spellings: &Spellings) -> Result<Vec<Found>, LoraError> {
+    let mut by_module = BTreeMap::<&(Tower, String), Names<'_>>::new();
+    for name in weights.names() {
+        let Parsed { key, role, .. } = parsed(name)?;
+        let target = spellings.get(&key).ok_or_else(|| LoraError::Unknown { name: name.to_owned() })?;
+        by_module.entry(target).or_default().keep(role, name)?;
+    }
+    let settings = Settings::read(&weights.metadata())?;
     match by_module.is_empty() {
         true => Err(LoraError::Empty),
-        false => by_module.into_iter().map(|(module, names)| names.layer(module, weights)).collect(),
+        false => by_module.into_iter().map(|(target, names)| names.layer(target, weights, &settings)).collect(),
     }
 }
 
-/// Whether a tensor is one that [`lora_layers`] may find a module for.
+/// Whether a tensor belongs to a module with a known spelling.
+pub(crate) fn is_of(name: &str, spellings: &Spellings) -> bool {
+    parsed(name).is_ok_and(|parsed| spellings.contains_key(&parsed.key))
+}
+
+/// Whether a tensor is one of a LoRA's.
 pub(crate) fn is_lora_name(name: &str) -> bool {
     parsed(name).is_ok()
-}
-
-fn underscored(path: &str) -> String {
-    format!("{KOHYA}{}", path.replace('.', "_"))
-}
-
-/// Path of the module, in kohya's spelling or with dots, and what the tensor is for.
-fn parsed(name: &str) -> Result<(String, Role), LoraError> {
-    let bare = PREFIXES.iter().fold(name, |name, prefix| name.strip_prefix(prefix).unwrap_or(name));
-    if TEXT_TOWERS.iter().any(|tower| bare.starts_with(tower)) {
-        return Err(LoraError::TextEncoder { name: name.to_owned() });
-    }
-    if let Some(method) = other_method(bare) {
-        return Err(LoraError::Method { name: name.to_owned(), method });
-    }
-    let plain = ENDINGS.iter().find_map(|&(ending, role)| Some((bare.strip_suffix(ending)?.to_owned(), role)));
-    plain.or_else(|| processor(bare)).ok_or_else(|| LoraError::Unknown { name: name.to_owned() })
-}
-
-fn other_method(name: &str) -> Option<&'static str> {
-    let part_of = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    match () {
-        () if part_of(&["dora_scale", "lora_magnitude_vector"]) => Some("DoRA"),
-        () if part_of(&[".hada_w"]) => Some("LoHa"),
-        () if part_of(&[".lokr_w"]) => Some("LoKr"),
-        () if part_of(&[".lora_mid."]) => Some("a LoRA with a factor in the middle"),
-        () => None,
-    }
-}
-
-/// Reads `….attn1.processor.to_out_lora.down.weight`, whose module is `….attn1.to_out.0`.
-fn processor(name: &str) -> Option<(String, Role)> {
-    let (attention, rest) = name.split_once(".processor.")?;
-    let (matrix, side) = rest.split_once("_lora.")?;
-    let matrix = match matrix {
-        "to_q" | "to_k" | "to_v" => matrix,
-        "to_out" => "to_out.0",
-        _ => return None,
-    };
-    let role = match side {
-        "down.weight" => Role::Down,
-        "up.weight" => Role::Up,
-        _ => return None,
-    };
-    Some((format!("{attention}.{matrix}"), role))
 }
 
 impl<'a> Names<'a> {
@@ -221,18 +134,28 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn layer(self, module: &str, weights: &Weights) -> Result<LoraLayer, LoraError> {
+    fn layer(
+        self,
+        (tower, module): &(Tower, String),
+        weights: &Weights,
+        settings: &Settings,
+    ) -> Result<Found, LoraError> {
         let partner =
             |name: Option<&str>, missing| LoraError::Partner { name: name.unwrap_or(module).to_owned(), missing };
         let down = self.down.ok_or_else(|| partner(self.up.or(self.alpha), "down"))?;
         let up = self.up.ok_or_else(|| partner(self.down, "up"))?;
-        check_pair((down, weights.info(down)), (up, weights.info(up)))?;
-        let alpha = self.alpha.map(|name| alpha(name, weights)).transpose()?;
-        Ok(LoraLayer { module: module.to_owned(), down: down.to_owned(), up: up.to_owned(), alpha: alpha.flatten() })
+        let rank = check_pair((down, weights.info(down)), (up, weights.info(up)))?;
+        let alpha = match self.alpha {
+            Some(name) => alpha::of_tensor(name, weights)?,
+            None => settings.alpha(*tower, module, rank)?,
+        };
+        let layer = LoraLayer { module: module.clone(), down: down.to_owned(), up: up.to_owned(), alpha };
+        Ok(Found { tower: *tower, layer, rank, alpha: self.alpha.map(str::to_owned) })
     }
 }
 
-fn check_pair(down: (&str, Option<&TensorInfo>), up: (&str, Option<&TensorInfo>)) -> Result<(), LoraError> {
+/// The rank of two factors that fit.
+fn check_pair(down: (&str, Option<&TensorInfo>), up: (&str, Option<&TensorInfo>)) -> Result<usize, LoraError> {
     let shape = |info: Option<&TensorInfo>| info.map(|info| info.shape.clone()).unwrap_or_default();
     let fault = |name: &str, shape: &[usize], expected: String| {
         Err(LoraError::Shape { name: name.to_owned(), shape: shape.to_vec(), expected })
@@ -242,21 +165,11 @@ fn check_pair(down: (&str, Option<&TensorInfo>), up: (&str, Option<&TensorInfo>)
         return fault(down.0, &down_shape, "sizes above 0".to_owned());
     }
     match (&down_shape[..], &up_shape[..]) {
-        (&[rank, _], &[out, up_rank]) if up_rank == rank && out > 0 => Ok(()),
-        (&[rank, _, _, _], &[out, up_rank, 1, 1]) if up_rank == rank && out > 0 => Ok(()),
+        (&[rank, _], &[out, up_rank]) if up_rank == rank && out > 0 => Ok(rank),
+        (&[rank, _, _, _], &[out, up_rank, 1, 1]) if up_rank == rank && out > 0 => Ok(rank),
         (&[rank, _], _) => fault(up.0, &up_shape, format!("[out, {rank}] as `{}` has rank {rank}", down.0)),
         (&[rank, _, _, _], _) => fault(up.0, &up_shape, format!("[out, {rank}, 1, 1] as `{}` has rank {rank}", down.0)),
         _ => fault(down.0, &down_shape, "[rank, in] or [rank, in, k, k]".to_owned()),
-    }
-}
-
-/// A file that says 0 means the rank, as one that says nothing.
-fn alpha(name: &str, weights: &Weights) -> Result<Option<f64>, LoraError> {
-    let info = weights.info(name).filter(|info| matches!(info.shape[..], [] | [1]));
-    let numbers = info.and_then(|info| floats(info.dtype, &weights.data(name)?));
-    match numbers.as_deref() {
-        Some(&[alpha]) if alpha.is_finite() => Ok(Some(alpha).filter(|&alpha| alpha != 0.0)),
-        _ => Err(LoraError::Alpha { name: name.to_owned() }),
     }
 }
 
