@@ -139,8 +139,7 @@ impl ModelArgs {
 
     /// What `--prediction-type` says.
     pub(crate) fn known_prediction(&self) -> Option<PredictionType> {
-        let all = [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample];
-        all.into_iter().find(|known| self.prediction_type.as_deref() == Some(known.name()))
+        PredictionType::named(self.prediction_type.as_deref()?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::adapter::{inspect_adapter, is_adapter};
-use crate::lora::is_lora_name;
+use crate::lora::is_lora;
 use crate::{
     AdapterDialect, AdapterInfo, AdapterOptions, AdapterVariant, FormatError, SingleFileError, SingleFileInfo,
     SingleFileOptions, TensorInfo, Weights, read_single_file,
@@ -73,7 +73,7 @@ pub(crate) fn content_of(
         () if text => Content::TextEncoder,
         () if vision => Content::ImageEncoder,
         () if ["ip_tokens", "uncond_ip_tokens"].iter().all(|name| tensors.contains_key(*name)) => Content::Embeddings,
-        () if !tensors.is_empty() && tensors.keys().all(|name| is_lora_name(name)) => Content::Lora,
+        () if is_lora(tensors) => Content::Lora,
         () => return single_file(weights, tensors),
     })
 }

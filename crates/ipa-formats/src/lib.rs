@@ -84,7 +84,7 @@ pub use inspect::{
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
 pub use licence::Licence;
-pub use lora::{LoraError, LoraLayer, lora_layers};
+pub use lora::{LoraError, LoraLayer, is_lora, lora_layers};
 pub use manifest::{Manifest, Verdict, Verified};
 pub use model_files::{ComponentFiles, ModelFiles, ModelOptions, OpenSingleFile, SchedulerFields, settings_files};
 pub use numbering::{SiteCounts, published_number};

@@ -14,13 +14,13 @@ use super::{AdapterFlags, ConvertArgs, Layout, Names, writable};
 use crate::output;
 
 /// Converts the adapter in a file, or in the folder of a trainer.
-pub(super) fn run(args: &ConvertArgs) -> Result<()> {
+pub(super) fn run(args: &ConvertArgs, to: AdapterDialect) -> Result<()> {
     let input = adapter_file(&args.input)?;
     let output = args.output_file(args.input.is_dir())?;
     let lora_output = args.adapter.lora_output.as_deref();
     lora_output.map(writable).transpose()?;
     [Some(&*output), lora_output].into_iter().flatten().try_for_each(output::check_file)?;
-    let converted = convert_adapter(&input, &options(args)?)?;
+    let converted = convert_adapter(&input, &options(args, to)?)?;
     if converted.lora.is_some() {
         converted.adapter.check(args.dtype())?; // both files or neither
     }
@@ -35,18 +35,17 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
         }
         written.push(Written { file: path.to_owned(), report: conversion.report(args.dtype()) });
     }
-    let told = Told { input, adapter: converted.info, dialect: Some(converted.dialect), written };
-    told.tell(args)
+    Told { adapter: converted.info, dialect: Some(converted.dialect), written, ..Told::of(&input) }.tell(args)
 }
 
-fn options(args: &ConvertArgs) -> Result<AdapterConversion> {
+fn options(args: &ConvertArgs, to: AdapterDialect) -> Result<AdapterConversion> {
     let AdapterFlags { allow_missing, drop_unknown, .. } = args.adapter;
     Ok(AdapterConversion {
         read: AdapterOptions {
             variant: args.adapter.adapter_variant,
             numbering: args.adapter.adapter_numbering.unwrap_or_default(),
         },
-        to: args.to.map_or(AdapterDialect::Published, Layout::dialect),
+        to,
         layers: args.adapter.unet_config.as_deref().map(layers).transpose()?,
         allow_missing,
         drop_unknown,
@@ -66,5 +65,18 @@ fn lora(flags: &AdapterFlags) -> AdapterLora {
         (None, Some(_), Names::Kohya) => AdapterLora::Split(LoraDialect::Kohya),
         (None, Some(_), Names::Diffusers) => AdapterLora::Split(LoraDialect::Diffusers),
         (None, None, _) => AdapterLora::Keep,
+    }
+}
+
+impl Layout {
+    /// The names of an adapter, if it is such.
+    pub(super) fn dialect(self) -> Option<AdapterDialect> {
+        match self {
+            Self::Published => Some(AdapterDialect::Published),
+            Self::Diffusers => Some(AdapterDialect::Diffusers),
+            Self::Trainer => Some(AdapterDialect::Trainer),
+            Self::Processors => Some(AdapterDialect::Processors),
+            Self::Folder | Self::SingleFile | Self::Kohya => None,
+        }
     }
 }

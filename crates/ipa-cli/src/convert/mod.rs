@@ -1,6 +1,7 @@
 //! `ipa convert`
 
 mod adapter;
+mod model;
 mod told;
 
 use std::path::{Path, PathBuf};
@@ -8,7 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum, ValueHint};
-use ipa_formats::{AdapterDialect, AdapterVariant, Dtype, Numbering};
+use ipa_formats::{
+    AdapterDialect, AdapterVariant, Dtype, FormatError, ModelFolder, ModelForm, Numbering, PredictionType, Weights,
+    is_adapter, is_lora,
+};
 
 use crate::args::numbering;
 use crate::failure::UsageError;
@@ -35,7 +39,8 @@ pub(crate) struct ConvertArgs {
     /// File or folder to write; of what a trainer left it may be left out: trained_ip_adapter.safetensors
     #[arg(value_name = "OUT", value_hint = ValueHint::AnyPath)]
     output: Option<PathBuf>,
-    /// Layout to write. Adapters: published, diffusers, trainer or processors
+    /// Layout to write. Adapters: published, diffusers, trainer or processors; models: folder or single-file, which the
+    /// name of OUT tells too; LoRAs: kohya or diffusers
     #[arg(long, value_name = "LAYOUT", hide_possible_values = true)]
     to: Option<Layout>,
     /// Write floating-point numbers as f32, f16 or bf16; without it they stay what they are
@@ -51,7 +56,40 @@ pub(crate) struct ConvertArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    model: ModelFlags,
+    #[command(flatten)]
     adapter: AdapterFlags,
+}
+
+/// What is for models alone.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Models")]
+struct ModelFlags {
+    /// Take the averaged weights (EMA) of a single file's UNet
+    #[arg(long)]
+    ema: bool,
+    /// Tokenizer for the folder that is made of a single file, which has none; without it, `tokenizer` beside the file
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    tokenizer: Option<PathBuf>,
+    /// What the UNet of a single file predicts, where its family's rule is wrong: epsilon, v_prediction or sample
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    #[arg(value_parser = ["epsilon", "v_prediction", "sample"].map(PossibleValue::new))]
+    prediction_type: Option<String>,
+}
+
+impl ModelFlags {
+    fn known_prediction(&self) -> Option<PredictionType> {
+        PredictionType::named(self.prediction_type.as_deref()?)
+    }
+
+    fn given(&self) -> Option<&'static str> {
+        let flags = [
+            (self.ema, "--ema"),
+            (self.tokenizer.is_some(), "--tokenizer"),
+            (self.prediction_type.is_some(), "--prediction-type"),
+        ];
+        flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag))
+    }
 }
 
 /// What is for adapters alone.
@@ -84,6 +122,19 @@ struct AdapterFlags {
     lora_names: Names,
 }
 
+impl AdapterFlags {
+    fn given(&self) -> Option<&'static str> {
+        let flags = [
+            (self.adapter_variant.is_some(), "--adapter-variant"),
+            (self.adapter_numbering.is_some(), "--adapter-numbering"),
+            (self.drop_unknown, "--drop-unknown"),
+            (self.lora.is_some(), "--lora"),
+            (self.lora_output.is_some(), "--lora-output"),
+        ];
+        flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag))
+    }
+}
+
 /// A layout of files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Layout {
@@ -91,17 +142,18 @@ enum Layout {
     Diffusers,
     Trainer,
     Processors,
+    Folder,
+    SingleFile,
+    Kohya,
 }
 
-impl Layout {
-    fn dialect(self) -> AdapterDialect {
-        match self {
-            Self::Published => AdapterDialect::Published,
-            Self::Diffusers => AdapterDialect::Diffusers,
-            Self::Trainer => AdapterDialect::Trainer,
-            Self::Processors => AdapterDialect::Processors,
-        }
-    }
+/// What is converted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Input {
+    Adapter,
+    Lora,
+    /// A model, a part of one, or other tensors.
+    Model,
 }
 
 /// Names of a LoRA file.
@@ -134,18 +186,26 @@ impl ConvertArgs {
         self.dtype.map(|Precision(dtype)| dtype)
     }
 
+    /// What was named to be written.
+    ///
+    /// # Errors
+    /// [`UsageError`] if nothing was.
+    fn named_output(&self) -> Result<&Path, UsageError> {
+        let missing = || UsageError("no output: name the file or folder to write after the input".to_owned());
+        self.output.as_deref().ok_or_else(missing)
+    }
+
     /// The file to write.
     ///
     /// # Errors
     /// [`UsageError`] if none was named, or one with the name of a pickle.
     fn output_file(&self, of_trainer: bool) -> Result<PathBuf, UsageError> {
         let path = match (&self.output, of_trainer) {
-            (Some(path), _) => path.clone(),
-            (None, true) => PathBuf::from(TRAINED),
-            (None, false) => return Err(UsageError("no output: name the file to write after the input".to_owned())),
+            (None, true) => Path::new(TRAINED),
+            _ => self.named_output()?,
         };
-        writable(&path)?;
-        Ok(path)
+        writable(path)?;
+        Ok(path.to_owned())
     }
 }
 
@@ -162,5 +222,48 @@ fn writable(path: &Path) -> Result<(), UsageError> {
 }
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
-    adapter::run(args)
+    let input = Input::of(&args.input)?;
+    let (foreign, what) = match input {
+        Input::Adapter => (args.model.given(), "an adapter"),
+        Input::Lora => (args.model.given().or(args.adapter.given()), "a LoRA"),
+        Input::Model => (args.adapter.given(), "no adapter"),
+    };
+    let refuse = |problem: String| Err(UsageError(format!("{} is {what}: {problem}", args.input.display())).into());
+    if let Some(flag) = foreign {
+        return refuse(format!("leave out `{flag}`"));
+    }
+    match (input, args.to) {
+        (Input::Adapter, None) => adapter::run(args, AdapterDialect::Published),
+        (Input::Adapter, Some(to)) => match to.dialect() {
+            Some(dialect) => adapter::run(args, dialect),
+            None => refuse("`--to` takes published, diffusers, trainer or processors".to_owned()),
+        },
+        (Input::Lora, Some(to)) if to.lora().is_some() => model::run_lora(args, to.lora().unwrap_or_default()),
+        (Input::Lora, None) => model::run(args, Some(ModelForm::SingleFile)),
+        (Input::Lora, Some(_)) => refuse("`--to` takes kohya or diffusers".to_owned()),
+        (Input::Model, None) => model::run(args, None),
+        (Input::Model, Some(to)) => match to.form() {
+            Some(form) => model::run(args, Some(form)),
+            None => refuse("`--to` takes folder or single-file".to_owned()),
+        },
+    }
+}
+
+impl Input {
+    /// Tells by its tensors what a file or folder is.
+    ///
+    /// # Errors
+    /// [`FormatError`] if it cannot be read.
+    fn of(path: &Path) -> Result<Self, FormatError> {
+        if path.is_dir() {
+            let is_model = ModelFolder::open(path).is_ok() || path.join("config.json").is_file();
+            return Ok(if is_model { Self::Model } else { Self::Adapter });
+        }
+        let tensors = Weights::open(path)?.tensors();
+        Ok(match () {
+            () if is_adapter(&tensors) => Self::Adapter,
+            () if is_lora(&tensors) => Self::Lora,
+            () => Self::Model,
+        })
+    }
 }

@@ -1,7 +1,7 @@
 //! What a conversion says when it is done.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use ipa_formats::{AdapterDialect, AdapterInfo, ConversionReport, Dropped, Moved};
@@ -15,7 +15,7 @@ use crate::output;
 const SHOWN: usize = 3;
 
 /// What was read and what was written, as `--json` prints it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Told {
     pub(super) input: PathBuf,
     /// Of an adapter that is whole.
@@ -25,6 +25,15 @@ pub(super) struct Told {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) dialect: Option<AdapterDialect>,
     pub(super) written: Vec<Written>,
+    /// Configurations and tables beside the tensors of a folder.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) files: Vec<PathBuf>,
+    /// What of a model was not written, beyond its tensors.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) dropped: Vec<Dropped>,
+    /// What the result does not say, or says otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) notes: Vec<String>,
 }
 
 /// A file that was written, or would be.
@@ -36,6 +45,11 @@ pub(super) struct Written {
 }
 
 impl Told {
+    /// Nothing yet, of this input.
+    pub(super) fn of(input: &Path) -> Self {
+        Self { input: input.to_owned(), ..Self::default() }
+    }
+
     pub(super) fn tell(&self, args: &ConvertArgs) -> Result<()> {
         if args.json {
             return Ok(output::json_line(self)?);
@@ -45,7 +59,14 @@ impl Told {
             output::line(written.summary(args.dry_run))?;
             written.details(args.tensors).iter().try_for_each(output::line)?;
         }
-        Ok(())
+        let verb = if args.dry_run { "would be written" } else { "written" };
+        let files = self.files.iter().map(|file| format!("{}: {verb}", file.display()));
+        let dropped = match args.tensors {
+            true => self.dropped.iter().map(left_out).collect(),
+            false => by_reason(&self.dropped),
+        };
+        let notes = self.notes.iter().map(|note| format!("  note      {note}"));
+        Ok(files.chain(dropped).chain(notes).try_for_each(output::line)?)
     }
 
     fn read(&self) -> String {
@@ -74,7 +95,7 @@ impl Written {
         let mut lines = Vec::new();
         if all {
             lines.extend(tensors.iter().map(moved));
-            lines.extend(dropped.iter().map(|Dropped { name, reason }| format!("  left out  {name}: {reason}")));
+            lines.extend(dropped.iter().map(left_out));
         } else {
             lines.extend(by_reason(dropped));
         }
@@ -88,6 +109,10 @@ impl Written {
 fn moved(Moved { name, from, shape, dtype, written }: &Moved) -> String {
     let cast = if dtype == written { dtype.to_string() } else { format!("{dtype} as {written}") };
     format!("  {} -> {name}  {cast} {shape:?}", from.join(" + "))
+}
+
+fn left_out(Dropped { name, reason }: &Dropped) -> String {
+    format!("  left out  {name}: {reason}")
 }
 
 /// A line for every reason; of tensors that are copies, each has its own.

@@ -116,9 +116,9 @@ pub(crate) fn is_of(name: &str, spellings: &Spellings) -> bool {
     parsed(name).is_ok_and(|parsed| spellings.contains_key(&parsed.key))
 }
 
-/// Whether a tensor is one of a LoRA's.
-pub(crate) fn is_lora_name(name: &str) -> bool {
-    parsed(name).is_ok()
+/// Whether all tensor names are those of a LoRA, in whichever dialect.
+pub fn is_lora(tensors: &BTreeMap<String, TensorInfo>) -> bool {
+    !tensors.is_empty() && tensors.keys().all(|name| parsed(name).is_ok())
 }
 
 impl<'a> Names<'a> {

@@ -25,6 +25,11 @@ impl PredictionType {
             PredictionType::Sample => "sample",
         }
     }
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Epsilon, Self::VPrediction, Self::Sample].into_iter().find(|known| known.name() == name)
+    }
 }
 
 /// What the caller knows or wants beyond the tensors. The default is what diffusers does.
