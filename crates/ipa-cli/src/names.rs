@@ -51,8 +51,8 @@ impl AdapterArgs {
         if let (None, Some(adapter)) = (&model.image_encoder, &self.adapter) {
             model.image_encoder = encoder_of(adapter);
         }
-        model.find()?;
-        [&mut self.adapter, &mut self.lora].into_iter().try_for_each(find)
+        [&mut self.adapter, &mut self.lora].into_iter().try_for_each(find)?;
+        model.find() // last: what fetches the adapter fetches its encoder too
     }
 }
 

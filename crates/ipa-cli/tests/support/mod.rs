@@ -89,6 +89,13 @@ impl Ipa {
         Running::new(command)
     }
 
+    /// Runs it in a folder.
+    pub(crate) fn run_in(self, folder: &Path) -> Ended {
+        let mut command = Command::new(PROGRAM);
+        command.args(self.0).current_dir(folder);
+        Running::new(command).ended()
+    }
+
     /// Runs it for a user whose cache folder is `cache`.
     pub(crate) fn run_with_cache(self, cache: &Path) -> Ended {
         let mut command = Command::new(PROGRAM);
@@ -116,6 +123,9 @@ pub(crate) struct Running {
 impl Running {
     fn new(mut command: Command) -> Self {
         command.env("OMP_NUM_THREADS", "1").env_remove("RUST_BACKTRACE"); // tests share the cores
+        for name in ["HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE"] {
+            command.env_remove(name);
+        }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self { child, stdout }
