@@ -365,6 +365,12 @@ fn what_cannot_be_converted_is_refused_with_the_next_step() {
     let empty = place.path().join("empty.pt");
     fs::write(&empty, Archive::new(pickle(b"}"), &[]).bytes()).unwrap();
     assert!(refusal(&empty, ModelForm::SingleFile, &default()).contains("no tensors"));
+    let folder = place.path().join("only-vae");
+    copy_folder(&fixture("tiny_sd/vae"), &folder.join("vae"));
+    fs::write(folder.join("model_index.json"), "{}").unwrap();
+    assert!(refusal(&folder, ModelForm::SingleFile, &default()).contains("no unet"));
+    let report = convert(&folder, &place.path().join("only-vae.safetensors"), ModelForm::SingleFile, &partial);
+    assert_eq!(report.weights[""].tensors.len(), contents(&weights_file(&folder.join("vae")).unwrap()).len());
     let integers = ModelConversionOptions { dtype: Some(Dtype::I64), ..default() };
     assert!(refusal(&vae, ModelForm::SingleFile, &integers).contains("floating-point"));
     assert!(refusal(&place.path().join("nowhere"), ModelForm::Folder, &default()).contains("no model"));

@@ -140,6 +140,7 @@ fn leftovers(model: &ModelFiles, info: &SingleFileInfo, plan: &mut Plan) {
     for name in single.names().filter(|name| !used.contains(*name)) {
         let reason = match () {
             () if info.unknown.iter().any(|unknown| unknown == name) => "no model of this family has such a tensor",
+            () if name.contains("model_ema.") && info.uses_ema => "counts the averages, which have become the weights",
             () if name.contains("model_ema.") => "an average of the UNet's weights, which were taken themselves",
             () if info.uses_ema && name.contains("diffusion_model.") => "its average was taken in its place",
             () => "belongs to training or to the noise schedule, or is a part that Stable Diffusion does not read",
