@@ -39,7 +39,7 @@ fn model(input: &Path, output: &Path, form: ModelForm, dtype: Option<Dtype>) -> 
     let model = ModelConversion::plan(input, form, &options)?;
     let report = model.report();
     for (file, made) in &report.weights {
-        show(&output.join(file), made);
+        show(if file.is_empty() { output } else { Path::new(file) }, made);
     }
     report.dropped.iter().for_each(|dropped| println!("not carried: {}: {}", dropped.name, dropped.reason));
     report.notes.iter().for_each(|note| println!("note: {note}"));

@@ -87,6 +87,8 @@ fn a_single_file_becomes_a_folder_and_the_same_file_again() {
         let (folder, back) = (place.path().join("model"), place.path().join("back.safetensors"));
         let options = ModelConversionOptions { tokenizer: Some(fixture("tiny_sd/tokenizer")), ..default() };
         let report = convert(&single, &folder, ModelForm::Folder, &options);
+        let pads_otherwise = report.notes.iter().any(|note| note.contains("trained with `!`"));
+        assert_eq!(pads_otherwise, name == "tiny_v2", "{:?}", report.notes);
         assert!(report.files.contains(&"tokenizer/vocab.json".to_owned()), "{:?}", report.files);
         let index = json_of(&folder.join("model_index.json"));
         assert_eq!(index["unet"], json!(["diffusers", "UNet2DConditionModel"]));
@@ -126,6 +128,7 @@ fn what_is_not_carried_is_said() {
     assert_eq!(made + dropped.len(), tensors.len());
     let notes = report.notes.join("\n");
     assert!(notes.contains("no tokenizer") && notes.contains("`epsilon`"), "{notes}");
+    assert!(notes.contains("first `embedding_manager.x`"), "{notes}");
 
     // Beside the file there is one now.
     copy_folder(&fixture("tiny_sd/tokenizer"), &place.path().join("tokenizer"));
@@ -322,6 +325,25 @@ fn nothing_is_written_when_it_fails() {
     assert!(matches!(error, FormatError::FolderNotEmpty { .. }) && names(&occupied) == before, "{error}");
 }
 
+/// Tensors of one storage are written one by one: tied weights grow a file a little, a bomb a thousandfold.
+#[test]
+fn a_small_file_does_not_fill_the_disk() {
+    let place = tempfile::tempdir().unwrap();
+    let (input, output) = (place.path().join("tied.pt"), place.path().join("tied.safetensors"));
+    let plan = |views: usize| {
+        let names: Vec<String> = (0..views).map(|view| format!("w{view}")).collect();
+        let view = || tensor(storage("FloatStorage", "0", 1 << 18), 0, &[1 << 18], &[1]);
+        let code: Vec<_> = names.iter().map(|name| (&name[..], view())).collect();
+        fs::write(&input, Archive::new(pickle(&dict(&code)), &[vec![1; 1 << 20]]).bytes()).unwrap();
+        ModelConversion::plan(&input, ModelForm::SingleFile, &default()).unwrap()
+    };
+    let error = plan(1000).write(&output).unwrap_err().to_string();
+    assert!(error.contains("tied.pt") && error.contains("would become 1048576000"), "{error}");
+    assert_eq!(names(place.path()), ["tied.pt"]);
+    plan(2).write(&output).unwrap();
+    assert_eq!(contents(&output).len(), 2);
+}
+
 #[test]
 fn what_cannot_be_converted_is_refused_with_the_next_step() {
     let place = tempfile::tempdir().unwrap();
@@ -343,6 +365,12 @@ fn what_cannot_be_converted_is_refused_with_the_next_step() {
     let empty = place.path().join("empty.pt");
     fs::write(&empty, Archive::new(pickle(b"}"), &[]).bytes()).unwrap();
     assert!(refusal(&empty, ModelForm::SingleFile, &default()).contains("no tensors"));
+    let folder = place.path().join("only-vae");
+    copy_folder(&fixture("tiny_sd/vae"), &folder.join("vae"));
+    fs::write(folder.join("model_index.json"), "{}").unwrap();
+    assert!(refusal(&folder, ModelForm::SingleFile, &default()).contains("no unet"));
+    let report = convert(&folder, &place.path().join("only-vae.safetensors"), ModelForm::SingleFile, &partial);
+    assert_eq!(report.weights[""].tensors.len(), contents(&weights_file(&folder.join("vae")).unwrap()).len());
     let integers = ModelConversionOptions { dtype: Some(Dtype::I64), ..default() };
     assert!(refusal(&vae, ModelForm::SingleFile, &integers).contains("floating-point"));
     assert!(refusal(&place.path().join("nowhere"), ModelForm::Folder, &default()).contains("no model"));

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ipa_formats::{
-    AdapterOptions, Component, FolderTensors, Numbering, SafetensorsFile, SingleFileOptions, TensorInfo, TorchIndex,
-    inspect, plan_single_file, read_header, read_single_file, read_vectors, recognise_adapter,
+    AdapterOptions, Component, FolderTensors, LoraDialect, ModelConversion, ModelConversionOptions, ModelForm,
+    Numbering, SafetensorsFile, SingleFileOptions, TensorInfo, TorchIndex, convert_lora, inspect, plan_single_file,
+    read_header, read_single_file, read_vectors, recognise_adapter,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -55,6 +56,13 @@ fn assert_read_or_refused(bytes: &[u8]) {
         assert!(read_header(file.path()).is_ok());
     }
     let _ = inspect(file.path());
+    for form in [ModelForm::Folder, ModelForm::SingleFile] {
+        let options = ModelConversionOptions { allow_missing: true, ..ModelConversionOptions::default() };
+        let _ = ModelConversion::plan(file.path(), form, &options).map(|model| model.report());
+    }
+    for dialect in [LoraDialect::Diffusers, LoraDialect::Kohya] {
+        let _ = convert_lora(file.path(), dialect, None).map(|lora| lora.report(None));
+    }
 }
 
 fn tiny(name: &str) -> Tensors {

@@ -28,6 +28,11 @@ use crate::{Dtype, FormatError, TensorInfo, Weights};
 
 /// How much of the files that are read memory may hold meanwhile.
 const HELD_BYTES: usize = 128 << 20;
+/// How many times longer than what is read a written file may be, before numbers get wider: tensors of one storage are
+/// written one by one, and a stranger's file may have thousands of them.
+const MAX_GROWTH: usize = 8;
+/// What a file may grow by in any case.
+const SMALL_GROWTH: usize = 1 << 20;
 /// What is made at a time, a multiple of every element's size.
 const BLOCK_BYTES: usize = 1 << 20;
 
@@ -70,8 +75,10 @@ impl Conversion {
     /// `None` to leave them as they are. Memory holds a few tensors at a time.
     ///
     /// # Errors
-    /// [`FormatError::Overflow`] for numbers that the element type cannot hold; as [`crate::write_safetensors`].
+    /// [`FormatError::Overflow`] for numbers that the element type cannot hold, [`FormatError::NotConvertible`] for a
+    /// file many times as long as the input; as [`crate::write_safetensors`].
     pub fn write(&self, path: &Path, dtype: Option<Dtype>, metadata: Option<&Value>) -> Result<(), FormatError> {
+        self.check_growth()?;
         let held = AtomicUsize::new(0);
         let tensors = self.weights.names().filter_map(|name| self.tensor(name, dtype, &held)).collect();
         let mut entries = self.texts.clone();
@@ -87,6 +94,22 @@ impl Conversion {
         let held = AtomicUsize::new(0);
         let mut tensors = self.weights.names().filter_map(|name| self.tensor(name, dtype, &held));
         tensors.try_for_each(|tensor| (tensor.pour)(&mut |_| true))
+    }
+
+    fn check_growth(&self) -> Result<(), FormatError> {
+        let lengths = self.weights.names().filter_map(|name| self.weights.info(name)).map(TensorInfo::num_bytes);
+        let written = lengths.fold(0_usize, usize::saturating_add);
+        let read = usize::try_from(self.weights.num_bytes()).unwrap_or(usize::MAX);
+        match written <= read.saturating_mul(MAX_GROWTH).saturating_add(SMALL_GROWTH) {
+            true => Ok(()),
+            false => Err(FormatError::NotConvertible {
+                path: self.weights.path().to_owned(),
+                problem: format!(
+                    "many of its tensors are the same numbers, and its {read} bytes would become {written}; save it \
+                     again with a copy for each tensor that is to have one"
+                ),
+            }),
+        }
     }
 
     /// One tensor, made when it is written. `held` counts the bytes of files that memory holds.

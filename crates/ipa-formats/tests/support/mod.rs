@@ -45,6 +45,41 @@ pub(crate) fn tensor(storage: Code, offset: i64, sizes: &[i64], strides: &[i64])
     call(global("torch._utils", "_rebuild_tensor_v2"), &arguments)
 }
 
+/// The four pickles of the stream format in front of the last one and the storages.
+pub(crate) fn stream(code: &[u8], rest: &[u8]) -> Vec<u8> {
+    let magic = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19";
+    let system = dict(&[("little_endian", b"\x88".to_vec())]);
+    [pickle(magic), pickle(b"M\xe9\x03"), pickle(&system), pickle(code), rest.to_vec()].concat()
+}
+
+/// The archive of torch 0.1 with one float storage, one tensor of it, and this pickle.
+pub(crate) fn tar(code: &[u8]) -> Vec<u8> {
+    let storage = pickle(&tuple(&[int(1), text("cpu"), global("torch", "FloatStorage")]));
+    let storages = [pickle(&int(1)), storage, 1_i64.to_le_bytes().into(), vec![0; 4], pickle(b"]")].concat();
+    let tensor = pickle(&tuple(&[int(2), int(1), global("torch", "FloatTensor")]));
+    let tensors = [pickle(&int(1)), tensor, vec![0; 8], 0_i64.to_le_bytes().into()].concat();
+    tar_of(&[("pickle", b'0', pickle(code)), ("storages", b'0', storages), ("tensors", b'0', tensors)])
+}
+
+/// A tar archive of entries with their kinds.
+pub(crate) fn tar_of(entries: &[(&str, u8, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, kind, data) in entries {
+        let mut header = [0_u8; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..136].copy_from_slice(format!("{:011o}\0", data.len()).as_bytes());
+        header[148..156].fill(b' ');
+        header[156] = *kind;
+        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        out.extend(header);
+        out.extend(data);
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
 /// An archive of stored entries, in the folder `archive/`.
 #[derive(Clone, Debug)]
 pub(crate) struct Archive {

@@ -43,17 +43,17 @@ fn chosen(weights: Weights, prefix: &str, ema: bool) -> Result<Conversion, Forma
     let taken: BTreeSet<&str> = averages.values().map(String::as_str).collect();
     let (mut made, mut dropped) = (BTreeMap::new(), Vec::new());
     for name in weights.names().filter(|name| !taken.contains(name)) {
-        let average = averages.get(name);
-        let reason = match name.strip_prefix(prefix) {
-            Some(_) if ema && name.contains("model_ema.") => "counts the averages, which have become the weights",
-            Some(inner) => {
-                made.insert(inner.to_owned(), Made::Moved(average.map_or(name, |average| average).to_owned()));
-                match average {
-                    Some(_) => "its average was taken in its place",
-                    None => continue,
-                }
-            }
-            None => "stands beside the model's weights (`state_dict`), as an optimizer's state does",
+        let inner = name.strip_prefix(prefix);
+        let is_count = ema && name.contains("model_ema.");
+        let average = averages.get(name).map(String::as_str);
+        if let Some(inner) = inner.filter(|_| !is_count) {
+            made.insert(inner.to_owned(), Made::Moved(average.unwrap_or(name).to_owned()));
+        }
+        let reason = match (inner, average) {
+            (None, _) => "stands beside the model's weights (`state_dict`), as an optimizer's state does",
+            (Some(_), _) if is_count => "counts the averages, which have become the weights",
+            (Some(_), Some(_)) => "its average was taken in its place",
+            (Some(_), None) => continue,
         };
         dropped.push(Dropped { name: name.to_owned(), reason: reason.to_owned() });
     }

@@ -10,7 +10,7 @@ use crate::convert::Conversion;
 use crate::layout::read_small;
 use crate::{
     Component, FormatError, ModelFiles, ModelOptions, ModelTask, ModelVersion, SchedulerFields, SingleFileInfo,
-    settings_files,
+    read_json_if_there, settings_files,
 };
 
 pub(super) fn plan(input: &Path, options: &ModelConversionOptions) -> Result<Plan, FormatError> {
@@ -112,6 +112,15 @@ fn tokenizer(
         let problem = "it holds no tokenizer; name the folder that holds vocab.json and merges.txt".to_owned();
         return Err(FormatError::NotConvertible { path: folder, problem });
     }
+    let special: Value = read_json_if_there(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
+    let pad = special["pad_token"].as_str().or(special["pad_token"]["content"].as_str());
+    if let (Some(pad), Some(expected)) = (pad, model.pad_token().filter(|expected| pad != Some(*expected))) {
+        plan.notes.push(format!(
+            "{} fills prompts up with `{pad}`, models of this generation are trained with `{expected}`; take the \
+             tokenizer of one of them",
+            folder.display()
+        ));
+    }
     for path in files {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         plan.files.insert(format!("tokenizer/{name}"), read_small(&path)?);
@@ -131,11 +140,18 @@ fn leftovers(model: &ModelFiles, info: &SingleFileInfo, plan: &mut Plan) {
     for name in single.names().filter(|name| !used.contains(*name)) {
         let reason = match () {
             () if info.unknown.iter().any(|unknown| unknown == name) => "no model of this family has such a tensor",
+            () if name.contains("model_ema.") && info.uses_ema => "counts the averages, which have become the weights",
             () if name.contains("model_ema.") => "an average of the UNet's weights, which were taken themselves",
             () if info.uses_ema && name.contains("diffusion_model.") => "its average was taken in its place",
             () => "belongs to training or to the noise schedule, or is a part that Stable Diffusion does not read",
         };
         plan.drop(name, reason);
+    }
+    if let [first, ..] = &info.unknown[..] {
+        plan.notes.push(format!(
+            "{} tensors that no model of this family has are left out, first `{first}`",
+            info.unknown.len()
+        ));
     }
     file::drop_values(single.values(), plan);
 }
