@@ -56,7 +56,8 @@ pub enum FormatError {
     },
     /// No model where one was looked for; perhaps its public name was given.
     #[error(
-        "there is no model {path}; models are not downloaded yet: fetch it first and give the path of its folder or file"
+        "there is no model {path}, and none is downloaded here; give the path of a folder or file, or fetch one by name: \
+         `ipa fetch --list`"
     )]
     NoModel {
         /// What was given.

@@ -97,8 +97,8 @@ fn the_list_needs_no_network_and_knows_the_cache() {
     assert!(line("clip-h").ends_with("(in the cache)") && !line("sd15").contains("cache"), "{text}");
     let objects = objects(&run(&site, &["--list", "--json", "clip-h", "ip-adapter-plus"]));
     assert_eq!(objects.len(), 2);
-    assert!(objects[0]["path"].is_string() && objects[1]["path"].is_null());
-    assert_eq!((&objects[1]["image_encoder"], &objects[1]["kind"]), (&"clip-h".into(), &"adapter".into()));
+    assert!(objects[0]["path"].is_null() && objects[1]["path"].is_string());
+    assert_eq!((&objects[0]["image_encoder"], &objects[0]["kind"]), (&"clip-h".into(), &"adapter".into()));
 }
 
 #[test]
