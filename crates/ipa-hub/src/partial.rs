@@ -52,18 +52,11 @@ impl<'a> Partial<'a> {
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<u64, HubError> {
         let wanted = usize::try_from(self.missing()).unwrap_or(usize::MAX).min(bytes.len());
         let bytes = &bytes[..wanted];
-        if let Err(source) = self.file.write_all(bytes) {
-            self.cut_to_whole_writes();
-            return Err(HubError::Write { path: self.path.clone(), source });
-        }
+        // What a failing write did bring to the disk is right too, and found by the next run.
+        self.file.write_all(bytes).map_err(|source| HubError::Write { path: self.path.clone(), source })?;
         self.hasher.update(bytes);
         self.len += wanted as u64;
         Ok(wanted as u64)
-    }
-
-    /// After a write that failed in its middle; if this fails too, the digest finds out on the next run.
-    fn cut_to_whole_writes(&mut self) {
-        let _ = self.file.set_len(self.len);
     }
 
     /// Throws away all that arrived.
