@@ -117,6 +117,7 @@ mod tests {
         assert_eq!(content(&["embeddings.token_embedding.weight"]), Content::TextEncoder);
         assert_eq!(content(&["vision_model.pre_layrnorm.bias"]), Content::ImageEncoder);
         assert_eq!(content(&["vision_model.a", "text_model.b", "logit_scale"]), Content::Clip);
+        assert_eq!(content(&["lora_unet_conv_in.alpha", "lora_te_text_projection.lora_up.weight"]), Content::Lora);
         assert_eq!(content(&["latents"]), Content::Unknown);
     }
 }

@@ -1,4 +1,4 @@
-//! How much memory reading a torch file takes, whatever the file claims; refused ones are in torch_refused.rs.
+//! How much memory reading and converting a torch file takes, whatever the file claims; refused ones are in torch_refused.rs.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/counting.rs"]
@@ -8,7 +8,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use ipa_formats::TorchIndex;
+use ipa_formats::{Dtype, ModelConversion, ModelConversionOptions, ModelForm, TorchIndex};
 use support::*;
 
 /// Bytes that are allocated at most while a file is indexed and each of its tensors read in turn.
@@ -50,4 +50,20 @@ fn memory_is_bounded_by_the_file_and_by_a_constant() {
         println!("{start:?}…: {} bytes, {peak} allocated", bytes.len());
         assert!(peak < 160 << 20, "{peak}");
     }
+
+    // A conversion holds some blocks, whatever the file's length.
+    let weights =
+        |index: i64| tensor(storage("FloatStorage", "0", 24 << 20), index << 22, &[1 << 12, 1 << 10], &[1 << 10, 1]);
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let tensors: Vec<_> = names.iter().zip(0..).map(|(name, index)| (*name, weights(index))).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("large.ckpt"), folder.path().join("large.safetensors"));
+    fs::write(&input, Archive::new(pickle(&dict(&tensors)), &[vec![0x3f; 96 << 20]]).bytes()).unwrap();
+    let options = ModelConversionOptions { dtype: Some(Dtype::F16), ..ModelConversionOptions::default() };
+    let convert = || {
+        ModelConversion::plan(&input, ModelForm::SingleFile, &options).and_then(|model| model.write(&output)).unwrap();
+    };
+    let (peak, ()) = counting::peak(convert);
+    println!("{} bytes converted, {peak} allocated", fs::metadata(&input).unwrap().len());
+    assert!(fs::metadata(&output).unwrap().len() > 48 << 20 && peak < 12 << 20, "{peak}");
 }

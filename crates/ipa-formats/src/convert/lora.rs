@@ -135,7 +135,7 @@ fn in_diffusers(found: Found, made: &mut BTreeMap<String, Made>, dropped: &mut V
         (false, alpha) => Made::Scaled(layer.up, factor, alpha),
         (true, alpha) => {
             let dropped_alpha =
-                |name| Dropped { name, reason: "is the rank, which is taken where nothing is said".into() };
+                |name| Dropped { name, reason: "says no more than the rank, which is taken without it".into() };
             dropped.extend(alpha.map(dropped_alpha));
             Made::Moved(layer.up)
         }

@@ -281,6 +281,28 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
+    /// A full disk ends the thread that makes tensors, at once and without an answer.
+    #[test]
+    fn nothing_is_made_that_nobody_takes() {
+        let made = std::sync::atomic::AtomicUsize::new(0);
+        let block = |_| made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let lazy = |name: &str| LazyTensor {
+            name: name.to_owned(),
+            info: TensorInfo { dtype: Dtype::U8, shape: vec![1000] },
+            pour: Box::new(|sink| {
+                (0..1000).take_while(|index| block(*index) < 1000 && sink(vec![7].into())).for_each(drop);
+                Ok(())
+            }),
+        };
+        let tensors = vec![lazy("a"), lazy("b")];
+        thread::scope(|scope| {
+            let (send, receive) = sync_channel(BLOCKS_AHEAD);
+            scope.spawn(move || make(Path::new("full"), tensors, &send));
+            assert_eq!(*receive.recv().unwrap().unwrap(), [7]);
+        });
+        assert!(made.into_inner() <= BLOCKS_AHEAD + 3);
+    }
+
     #[test]
     fn a_mapped_file_survives_its_replacement() {
         let folder = tempfile::tempdir().unwrap();
