@@ -91,6 +91,7 @@ impl Conversion {
     /// # Errors
     /// As [`Conversion::write`].
     pub fn check(&self, dtype: Option<Dtype>) -> Result<(), FormatError> {
+        self.check_growth()?;
         let held = AtomicUsize::new(0);
         let mut tensors = self.weights.names().filter_map(|name| self.tensor(name, dtype, &held));
         tensors.try_for_each(|tensor| (tensor.pour)(&mut |_| true))
