@@ -32,6 +32,9 @@ pub use ipa_train as train;
 pub use ipa_unet as unet;
 pub use ipa_vae as vae;
 
+#[cfg(feature = "allocator")]
+pub use ipa_core::allocator;
+
 pub use ipa_adapter::{ImagePrompt, IpAdapter};
 pub use ipa_clip::load_image;
 pub use ipa_core::tch;

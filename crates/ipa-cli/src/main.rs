@@ -33,11 +33,14 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-// libtorch maps and unmaps large activations at every operation; this keeps them (6 to 16 % of a UNet call).
+use ipa_core::allocator::{Allocator, keep_memory};
+
+// libtorch maps and unmaps large activations at every operation; this keeps them (a fifth of a UNet call).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
+    keep_memory();
     let cli = cli::Cli::parse(); // leaves with 2 if the arguments are wrong
     failure::reported(|| cli.command.run())
 }

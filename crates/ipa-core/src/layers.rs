@@ -4,8 +4,12 @@
 //! shape, so building a full-size model costs microseconds. [`Checkpoint::load_into`](crate::Checkpoint::load_into)
 //! or an initialisation replaces it by real storage. Names are those of PyTorch's modules.
 
+use std::sync::OnceLock;
+
 use tch::nn::{Module, Path};
 use tch::{Kind, Tensor};
+
+use crate::winograd;
 
 /// Declares a variable of the store's device and kind; its values come later.
 ///
@@ -48,6 +52,8 @@ pub struct Conv2d {
     bias: Option<Tensor>,
     stride: i64,
     padding: i64,
+    /// Its weights for Winograd's algorithm, once that has been of use.
+    transformed: OnceLock<Tensor>,
 }
 
 /// A convolution that keeps height and width: odd `kernel`, stride 1, padded by `kernel / 2`.
@@ -58,17 +64,28 @@ pub fn conv2d(vs: &Path, inputs: i64, outputs: i64, kernel: i64) -> Conv2d {
 /// A convolution with its own stride and padding.
 pub fn conv2d_strided(vs: &Path, inputs: i64, outputs: i64, kernel: i64, stride: i64, padding: i64) -> Conv2d {
     let bias = Some(declare(vs, "bias", &[outputs]));
-    Conv2d { weight: declare(vs, "weight", &[outputs, inputs, kernel, kernel]), bias, stride, padding }
+    Conv2d {
+        weight: declare(vs, "weight", &[outputs, inputs, kernel, kernel]),
+        bias,
+        stride,
+        padding,
+        transformed: OnceLock::new(),
+    }
 }
 
 /// Cuts an image into `patch`×`patch` squares and projects each (no bias), as vision towers do.
 pub fn patch_conv2d(vs: &Path, inputs: i64, outputs: i64, patch: i64) -> Conv2d {
     let weight = declare(vs, "weight", &[outputs, inputs, patch, patch]);
-    Conv2d { weight, bias: None, stride: patch, padding: 0 }
+    Conv2d { weight, bias: None, stride: patch, padding: 0, transformed: OnceLock::new() }
 }
 
 impl Module for Conv2d {
     fn forward(&self, hidden: &Tensor) -> Tensor {
+        let is_plain = (self.stride, self.padding, &self.weight.size()[2..]) == (1, 1, &[3, 3]);
+        if is_plain && winograd::suits(hidden, &self.weight) {
+            let weights = self.transformed.get_or_init(|| winograd::transformed(&self.weight));
+            return winograd::convolved(hidden, weights, self.bias.as_ref());
+        }
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
         hidden.conv2d(&self.weight, self.bias.as_ref(), stride, padding, [1, 1], 1)
     }

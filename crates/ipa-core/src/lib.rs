@@ -13,17 +13,22 @@
 //! # Ok::<(), ipa_core::WeightsError>(())
 //! ```
 
+#[cfg(feature = "allocator")]
+pub mod allocator;
 mod attention;
 mod checkpoint;
 mod component;
 pub mod device;
 pub mod layers;
 pub mod noise;
+mod parallel;
 pub mod picture;
 mod threads;
+mod winograd;
 
 pub use attention::{attention, causal_attention, merge_heads, split_heads};
 pub use checkpoint::{Checkpoint, WeightsError, save_tensors, save_variables};
 pub use component::{Component, Config, load_component, read_config, read_config_file, same_name};
 pub use tch;
 pub use threads::ThreadLimit;
+pub use winograd::FewerProducts;

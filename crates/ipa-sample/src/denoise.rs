@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ipa_adapter::{AttentionMaps, Composition, WatchedCall};
+use ipa_core::FewerProducts;
 use ipa_core::tch::Tensor;
 use ipa_unet::{CrossAttentionHook, SiteId, Unet};
 
@@ -111,6 +112,7 @@ impl<'a> Denoiser<'a> {
 
     /// What the model says of the samples when `done` of the calls, in `[0, 1)`, are behind.
     pub(crate) fn predict(&self, done: f64, samples: &Tensor, timestep: &Tensor) -> Tensor {
+        let _fewer = FewerProducts::new();
         let predict = |first: i64| {
             let part = Part { first, num: self.batch.min(self.num_images - first), done };
             self.predict_part(part, &samples.narrow(0, first, part.num), timestep, &self.conditions[&part.num])

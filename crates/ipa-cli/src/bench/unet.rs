@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::{Args, value_parser};
+use ipa_core::FewerProducts;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Tensor};
 use ipa_unet::{CrossAttentionHook, NoHook};
@@ -9,6 +10,7 @@ use serde_json::json;
 
 use super::CommonArgs;
 use super::measure::timed;
+use super::memory::Before;
 use super::models::{RandomUnet, TEXT_TOKENS, Variant, call_size};
 use super::report::{Measured, Parts, tell};
 
@@ -33,6 +35,7 @@ pub(super) fn run(args: &UnetArgs) -> Result<()> {
     let options = common.device.options()?;
     let (device, kind) = options;
     let _no_grad = tch::no_grad_guard();
+    let _fewer = FewerProducts::new(); // as in drawing
     let unet = RandomUnet::new(preset, options)?;
     let mut draws = Draws::seeded(1);
     let mut draw = |shape: &[i64]| draws.normal(shape).to_device(device).to_kind(kind);
@@ -52,7 +55,9 @@ pub(super) fn run(args: &UnetArgs) -> Result<()> {
         ensure!(prediction.size()[0] == batch, "the prediction has another size");
         Ok(())
     };
+    let before = Before::now(device);
     let timing = timed(device, common.runs, ("UNet", common.json), call)?;
+    let memory = before.until_now();
     let prediction = unet.model.forward(&latents, &timestep, &context, hook);
     let is_finite = prediction.isfinite().all().int64_value(&[]) == 1;
     ensure!(is_finite, "the random model gives no numbers in this precision: try another `--dtype`");
@@ -64,7 +69,7 @@ pub(super) fn run(args: &UnetArgs) -> Result<()> {
         call: json!({ "config": preset, "batch": batch, "size": side.pixels, "image_tokens": image_tokens }),
         timing,
         parts: operations.iter().fold(Parts::default(), |parts, operation| parts.and(operation, 1.0)),
-        memory: None,
+        memory,
     };
     tell(measured, options, common.json)
 }

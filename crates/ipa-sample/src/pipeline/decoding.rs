@@ -1,8 +1,8 @@
 //! Between pictures and latents, in f32 where half precision overflows.
 
 use image::RgbImage;
-use ipa_core::picture;
 use ipa_core::tch::{self, Kind, Tensor};
+use ipa_core::{FewerProducts, picture};
 use ipa_formats::Component;
 use ipa_vae::{DiagonalGaussian, Vae};
 
@@ -72,6 +72,7 @@ impl Pipeline {
 ///
 /// One picture at a time: the decoder's activations are the largest of all.
 pub fn decode_each(vae: &Vae, latents: &Tensor, tiling: bool) -> Option<Vec<RgbImage>> {
+    let _fewer = FewerProducts::new();
     let latents = latents / vae.config().scaling_factor;
     let decode = |index: i64| {
         let latents = latents.narrow(0, index, 1);

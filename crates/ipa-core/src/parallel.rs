@@ -1,0 +1,71 @@
+//! Loops shared among libtorch's own threads.
+
+use std::ffi::{c_uint, c_void};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// `GOMP_parallel(fn, data, num_threads, flags)` of the OpenMP library that libtorch computes with.
+type GompParallel = unsafe extern "C" fn(unsafe extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint);
+
+/// Calls `body` for every index below `count`, on as many threads as libtorch uses for an operation.
+///
+/// They are libtorch's own, where it computes with GNU's OpenMP library: its threads wait for work by turning in place for a
+/// while, and other threads beside them would fight for the same cores. Elsewhere the caller's thread does all of it.
+pub(crate) fn for_each(count: usize, body: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let share = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                return;
+            }
+            body(index);
+        }
+    };
+    match (gomp(), tch::get_num_threads().min(i32::try_from(count).unwrap_or(i32::MAX))) {
+        (Some(parallel), threads @ 2..) => on_threads(parallel, threads.unsigned_abs(), &share),
+        _ => share(),
+    }
+}
+
+fn on_threads<F: Fn() + Sync>(parallel: GompParallel, threads: c_uint, share: &F) {
+    unsafe extern "C" fn entry<F: Fn() + Sync>(data: *mut c_void) {
+        // SAFETY: `data` is the `share` below, which outlives the call; `F` is `Sync`.
+        let share = unsafe { &*data.cast::<F>() };
+        share();
+    }
+    // SAFETY: the function is called on each thread before this returns, with the pointer it is given.
+    unsafe { parallel(entry::<F>, std::ptr::from_ref(share).cast_mut().cast(), threads, 0) };
+}
+
+/// The function in the library that is loaded already, if it is that one.
+fn gomp() -> Option<GompParallel> {
+    static FOUND: OnceLock<Option<GompParallel>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        #[cfg(unix)]
+        {
+            let program = libloading::os::unix::Library::this();
+            // SAFETY: the symbol has had this signature since GCC 4.9, and the library stays loaded with libtorch.
+            let found = unsafe { program.get::<GompParallel>(b"GOMP_parallel\0") };
+            found.ok().map(|symbol| *symbol)
+        }
+        #[cfg(not(unix))]
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_index_is_done_once() {
+        for count in [0, 1, 2, 1000] {
+            let done: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            for_each(count, |index| {
+                done[index].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1));
+        }
+    }
+}
