@@ -12,7 +12,7 @@ use ipa_formats::{
 use serde::Serialize;
 
 use crate::args::numbering;
-use crate::{model, output, progress};
+use crate::{model, names, output, progress};
 
 /// What is known of the published adapters that read faces, where no file says more: the network that makes identity
 /// vectors was trained on pictures that are free for research alone.
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
             let source = model::bundled()?;
             (source.files.path().to_owned(), source.adapter)
         }
-        _ => (args.path.clone(), None),
+        _ => (names::found(&args.path)?, None),
     };
     if args.digest {
         return digest(&path, args.json);

@@ -22,7 +22,7 @@ const ONE_REQUEST: Duration = Duration::from_millis(500);
 static REQUESTED: OnceLock<Instant> = OnceLock::new();
 
 /// From here on Ctrl-C (and a request to terminate) sets the flag in place of ending the program; a second one ends it
-/// at once, whatever it is doing. Files are renamed when they are whole, so none is half-written then either.
+/// at once, whatever it is doing, and what it was writing is removed: files are renamed when they are whole.
 ///
 /// # Errors
 /// If the system lets no handler be set.
@@ -41,8 +41,22 @@ fn note() {
         let _ = writeln!(stderr, "\nstopping after the step that is running; Ctrl-C again stops at once");
     }
     if now - first > ONE_REQUEST {
-        _exit(1);
+        leave();
     }
+}
+
+/// From here on Ctrl-C (and a request to terminate) ends the program at once, without what it has not finished: for
+/// commands that have no steps.
+///
+/// # Errors
+/// If the system lets no handler be set.
+pub(crate) fn leave_at_once() -> Result<()> {
+    ctrlc::set_handler(leave).context("cannot listen for Ctrl-C")
+}
+
+fn leave() {
+    ipa_formats::remove_unfinished();
+    _exit(1);
 }
 
 unsafe extern "C" {

@@ -1,6 +1,5 @@
 //! Published weights by name, where a path may stand: what `ipa fetch` got is found in the cache, nothing is downloaded.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -56,18 +55,17 @@ impl AdapterArgs {
     }
 }
 
-/// Puts paths in place of names in the entries of a request, whose paths lie in its folder.
+/// Puts paths in place of names in the entries of a request, whose paths lie in `folder`: a name is one that lies in it.
 ///
 /// # Errors
 /// As [`found`].
-pub(crate) fn find_in(request: &mut GenerateRequest) -> Result<()> {
+pub(crate) fn find_in(request: &mut GenerateRequest, folder: &Path) -> Result<()> {
     for source in request.image_prompts.iter_mut().filter_map(|spec| spec.adapter.as_mut()) {
         for path in [Some(&mut source.file), source.lora.as_mut(), source.image_encoder.as_mut()].into_iter().flatten()
         {
-            if let Some(name) = path.file_name().map(OsStr::to_owned).filter(|_| !path.exists()) {
-                if is_name(Path::new(&name)) {
-                    *path = name.into();
-                }
+            let name = path.strip_prefix(folder).ok().filter(|name| !path.exists() && is_name(name));
+            if let Some(name) = name.map(Path::to_owned) {
+                *path = name;
             }
         }
         source.image_encoder = source.image_encoder.take().or_else(|| encoder_of(&source.file));

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use serde_json::Value;
 use support::Ipa;
-use support::files::{assert_empty, copy_folder, edit_tensors, entries_below, fixture, read_tensors, tiny_sd, zeros};
+use support::files::{
+    assert_empty, copy_folder, edit_tensors, entries_below, fixture, read_tensors, tiny_sd, write_tensors, zeros,
+};
 use tempfile::TempDir;
 
 fn convert(input: &Path) -> Ipa {
@@ -157,6 +159,9 @@ fn arguments_that_do_not_go_together_are_named() {
         (convert(&adapter).and(at("a")).and("--ema"), &["--ema"]),
         (convert(&lora).and(at("a")).with("--to", "published"), &["--to", "kohya"]),
         (convert(&lora).and(at("a")).and("--drop-unknown"), &["--drop-unknown"]),
+        (convert(&lora).and(at("a")).and("--allow-missing"), &["--allow-missing"]),
+        (convert(&tiny_sd("")).and(at("a")).with("--prediction-type", "sample"), &["--prediction-type"]),
+        (convert(&tiny_sd("")).and(at("a")).with("--unet-config", "x"), &["--unet-config"]),
         (convert(&tiny_sd("")).and(at("a")).with("--to", "kohya"), &["--to", "folder"]),
         (convert(&tiny_sd("")).and(at("a.safetensors")).with("--to", "folder"), &["a.safetensors", "folder"]),
         (convert(&tiny_sd("")).and(at("a")).with("--adapter-variant", "plus"), &["--adapter-variant"]),
@@ -165,6 +170,90 @@ fn arguments_that_do_not_go_together_are_named() {
         command.run().refused(2, words);
     }
     assert_empty(folder.path());
+}
+
+#[test]
+fn what_would_be_lost_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // A layer in the midst of others.
+    convert(&tiny_sd("ip_adapter.safetensors")).and(at("d.safetensors")).with("--to", "diffusers").run().done();
+    edit_tensors(&at("d.safetensors"), |tensors| {
+        tensors.retain(|tensor| !tensor.name.starts_with("down_blocks.1.attentions.0"));
+    });
+    convert(&at("d.safetensors"))
+        .and(at("out.safetensors"))
+        .run()
+        .refused(1, &["down_blocks.1.attentions.0", "--unet-config"]);
+    // Two outputs in one place.
+    let face = convert(&fixture("faces/face_id.safetensors")).and(at("f.safetensors"));
+    face.with("--lora-output", at("f.safetensors")).run().refused(2, &["--lora-output", "same file"]);
+    // A model without an autoencoder, a broken configuration, and an adapter of another run.
+    copy_folder(&tiny_sd(""), &at("model"));
+    fs::write(at("model/unet/config.json"), "{").unwrap();
+    convert(&at("model")).and(at("out")).with("--dtype", "f16").run().refused(1, &["unet/config.json"]);
+    fs::remove_dir_all(at("model/vae")).unwrap();
+    convert(&at("model")).and(at("out")).with("--dtype", "f16").run().refused(1, &["vae", "--allow-missing"]);
+    let trained = trained();
+    fs::write(at("trained_ip_adapter.safetensors"), "another").unwrap();
+    convert(trained.path()).run_in(folder.path()).refused(2, &["trained_ip_adapter.safetensors", "is there already"]);
+    // Methods that are no LoRA.
+    write_tensors(
+        &at("h.safetensors"),
+        ["hada_w1_a", "hada_w1_b", "alpha"].map(|end| zeros(&format!("lora_unet_conv_in.{end}"), &[1])).into(),
+    );
+    convert(&at("h.safetensors")).and(at("out")).with("--to", "diffusers").run().refused(1, &["hada_w1_a", "LoHa"]);
+    assert!(!at("out").exists() && !at("out.safetensors").exists() && !at("f.safetensors").exists());
+}
+
+#[test]
+fn what_a_header_says_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let adapter = read_tensors(&fixture("faces/face_id.safetensors"));
+    let header = serde_json::json!({"__metadata__": {"license": "own-nc", "sshs_model_hash": "0f"}});
+    // As another program writes it, with texts of its own.
+    let mut entries = header.as_object().unwrap().clone();
+    let mut data = Vec::new();
+    for tensor in &adapter {
+        let offsets = [data.len(), data.len() + tensor.data.len()];
+        entries.insert(
+            tensor.name.clone(),
+            serde_json::json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": offsets}),
+        );
+        data.extend_from_slice(&tensor.data);
+    }
+    let text = serde_json::to_string(&entries).unwrap();
+    let bytes = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &data].concat();
+    fs::write(at("in.safetensors"), bytes).unwrap();
+    convert(&at("in.safetensors"))
+        .and(at("out.safetensors"))
+        .with("--lora-output", at("lora.safetensors"))
+        .run()
+        .done();
+    for name in ["out.safetensors", "lora.safetensors"] {
+        let told = Ipa::new("inspect").and(at(name)).run().done().stdout;
+        assert!(told.contains("licence    own-nc") && !told.contains("hash"), "{told}");
+    }
+}
+
+#[test]
+fn a_killed_conversion_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in.safetensors"), folder.path().join("out.safetensors"));
+    let large = |index: usize| zeros(&format!("weights.{index}"), &[32 << 20]);
+    write_tensors(&input, (0..4).map(large).collect());
+    let started = convert(&input).and(&output).with("--dtype", "f16").start();
+    let begun = || entries_below(folder.path()).iter().any(|name| name.ends_with(".tmp"));
+    for _ in 0..10_000 {
+        if begun() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    started.signal("TERM");
+    started.ended();
+    assert!(!begun(), "{:?}", entries_below(folder.path()));
 }
 
 #[test]
@@ -225,6 +314,12 @@ fn fetched_weights_go_by_their_names() {
     fs::write(&request, entry).unwrap();
     let command = Ipa::generate(Path::new("sd15"), &named).with("--request", &request);
     command.run_with_cache(cache.path()).done();
+    let elsewhere = fs::read_to_string(&request).unwrap().replace("ip-adapter", "models/ip-adapter");
+    fs::write(&request, elsewhere).unwrap();
+    let mistyped = Ipa::generate(Path::new("sd15"), &named).with("--request", &request);
+    mistyped.run_with_cache(cache.path()).refused(1, &["models/ip-adapter"]);
+    let inspected = Ipa::new("inspect").and("ip-adapter").run_with_cache(cache.path()).done().stdout;
+    assert!(inspected.contains("IP-Adapter"), "{inspected}");
     let empty = tempfile::tempdir().unwrap();
     by_name.clone().run_with_cache(empty.path()).refused(1, &["ipa fetch ip-adapter"]);
     by_name.with("--model", "sd51").run_with_cache(cache.path()).refused(1, &["sd51", "ipa fetch --list"]);

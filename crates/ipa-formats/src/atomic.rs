@@ -1,8 +1,10 @@
 //! Whole files or none: how every output of the project reaches the disk.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::FormatError;
 
@@ -44,6 +46,7 @@ pub(crate) fn create_folder(
         builder.permissions(fs::Permissions::from_mode(0o777)); // less the umask, as for any new folder
     }
     let temporary = builder.tempdir_in(parent).map_err(write_error)?; // removed when dropped
+    let _unfinished = Unfinished::new(temporary.path());
     fill(temporary.path())?;
     sync_folder(temporary.path()).map_err(write_error)?;
     if cfg!(windows) && target.exists() {
@@ -64,6 +67,37 @@ pub(crate) fn refuse_occupied(path: &Path) -> Result<(), FormatError> {
         Err(error) => error.kind() == io::ErrorKind::NotFound && !path.is_symlink(),
     };
     if is_free { Ok(()) } else { Err(FormatError::FolderNotEmpty { path: path.to_owned() }) }
+}
+
+/// What is being written under another name.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// An entry of [`UNFINISHED`].
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn new(path: &Path) -> Self {
+        unfinished().insert(path.to_owned());
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        unfinished().remove(&self.0);
+    }
+}
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what [`write_atomically`] and its like have begun and not finished: for a program that ends at once, in the
+/// middle of its work.
+pub fn remove_unfinished() {
+    for path in std::mem::take(&mut *unfinished()) {
+        let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    }
 }
 
 fn folder_of(target: &Path) -> &Path {
@@ -91,6 +125,7 @@ fn replace(target: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
         builder.permissions(fs::Permissions::from_mode(0o666)); // less the umask, as for any new file
     }
     let temporary = builder.tempfile_in(folder)?; // removed when dropped
+    let _unfinished = Unfinished::new(temporary.path());
     let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, temporary.as_file());
     write(&mut buffered)?;
     buffered.flush()?;
@@ -217,5 +252,21 @@ mod tests {
     fn a_device_is_not_replaced() {
         let path = Path::new("/dev/null");
         assert!(matches!(write_atomically(path, |_| Ok(())), Err(FormatError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn what_is_unfinished_can_be_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.txt");
+        let refused = write_atomically(&path, |out| {
+            out.write_all(b"half")?;
+            assert_eq!(entries(folder.path()).len(), 1);
+            let own: Vec<PathBuf> =
+                unfinished().iter().filter(|path| path.starts_with(folder.path())).cloned().collect();
+            assert_eq!(own.len(), 1);
+            fs::remove_file(&own[0]) // as `remove_unfinished` does, which would take other tests' files too
+        });
+        assert!(refused.is_err() && entries(folder.path()).is_empty());
+        assert!(!unfinished().iter().any(|path| path.starts_with(folder.path())));
     }
 }

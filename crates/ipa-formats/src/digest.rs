@@ -14,10 +14,14 @@ const BUFFER_BYTES: usize = 1 << 18;
 /// SHA-256 of a file's bytes as 64 lower-case hexadecimal digits.
 ///
 /// # Errors
-/// [`FormatError::Read`] if the file cannot be read to its end.
+/// [`FormatError::Read`] if the file cannot be read to its end, [`FormatError::NotAFile`] for a folder, a pipe or a device.
 pub fn sha256_file(path: &Path) -> Result<String, FormatError> {
+    let read = |source| FormatError::Read { path: path.to_owned(), source };
+    if !std::fs::metadata(path).map_err(read)?.is_file() {
+        return Err(FormatError::NotAFile { path: path.to_owned() }); // reading those may never end
+    }
     let digest = File::open(path).and_then(digest_of);
-    Ok(hex(&digest.map_err(|source| FormatError::Read { path: path.to_owned(), source })?))
+    Ok(hex(&digest.map_err(read)?))
 }
 
 /// SHA-256 of a text, as [`sha256_file`] writes it.
@@ -61,6 +65,6 @@ mod tests {
     #[test]
     fn a_folder_has_no_digest() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(sha256_file(folder.path()), Err(FormatError::Read { .. })));
+        assert!(matches!(sha256_file(folder.path()), Err(FormatError::NotAFile { .. })));
     }
 }

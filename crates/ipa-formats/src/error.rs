@@ -219,6 +219,12 @@ pub enum FormatError {
         /// Element type that was asked for.
         dtype: Dtype,
     },
+    /// A file whose name cannot stand in a list.
+    #[error("{path:?} has a name that no list of digests can hold; rename it")]
+    Unlistable {
+        /// The file.
+        path: PathBuf,
+    },
     /// A list of digests with a line that is none.
     #[error("line {line} of {path} {problem}; give a list such as `ipa inspect --digest` or sha256sum writes")]
     Manifest {

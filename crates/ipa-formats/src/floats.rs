@@ -15,6 +15,15 @@ pub(crate) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f64>> {
     })
 }
 
+/// As [`floats`], of whole numbers too, as scales may be.
+pub(crate) fn numbers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f64>> {
+    match dtype {
+        Dtype::I32 => Some(decoded(bytes, |bytes| f64::from(i32::from_le_bytes(bytes)))),
+        Dtype::I64 => Some(decoded(bytes, |bytes| i64::from_le_bytes(bytes) as f64)),
+        _ => floats(dtype, bytes),
+    }
+}
+
 /// The numbers of a floating-point tensor, each multiplied and rounded once; others stay.
 ///
 /// # Errors

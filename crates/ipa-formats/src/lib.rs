@@ -70,7 +70,7 @@ pub use adapter::{
     AdapterLora, AdapterOptions, AdapterVariant, BaseModel, ConvertedAdapter, Numbering, ResamplerSizes, UnetLayers,
     UnetLayersError, UnknownVariant, adapter_file, convert_adapter, is_adapter, recognise_adapter,
 };
-pub use atomic::write_atomically;
+pub use atomic::{remove_unfinished, write_atomically};
 pub use content::Content;
 pub use convert::{
     Conversion, ConversionReport, Dropped, LoraDialect, ModelConversion, ModelConversionOptions, ModelForm,
@@ -84,7 +84,7 @@ pub use inspect::{
 };
 pub use layout::{ModelFolder, read_json, read_json_if_there, read_text};
 pub use licence::Licence;
-pub use lora::{LoraError, LoraLayer, is_lora, lora_layers};
+pub use lora::{LoraError, LoraLayer, lora_layers, resembles_lora};
 pub use manifest::{Manifest, Verdict, Verified};
 pub use model_files::{ComponentFiles, ModelFiles, ModelOptions, OpenSingleFile, SchedulerFields, settings_files};
 pub use numbering::{SiteCounts, published_number};

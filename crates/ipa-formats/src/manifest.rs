@@ -72,7 +72,7 @@ impl Manifest {
     /// file's length when it is done.
     ///
     /// # Errors
-    /// [`FormatError::Read`].
+    /// [`FormatError::Read`], [`FormatError::NotAFile`]; [`FormatError::Unlistable`] for a name that is no line of text.
     pub fn of(path: &Path, mut read: impl FnMut(u64)) -> Result<Self, FormatError> {
         let mut digests = BTreeMap::new();
         let (folder, files) = match path.is_dir() {
@@ -81,6 +81,9 @@ impl Manifest {
         };
         for file in files {
             let name = file.strip_prefix(folder).unwrap_or(&file).to_owned();
+            if name.to_str().is_none_or(|name| name.contains(['\n', '\r', '\\'])) {
+                return Err(FormatError::Unlistable { path: file });
+            }
             digests.insert(name, sha256_file(&file)?);
             read(fs::metadata(&file).map_or(0, |found| found.len()));
         }

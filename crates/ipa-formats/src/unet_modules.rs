@@ -8,6 +8,8 @@ use serde_json::Value;
 
 /// More levels, layers and transformers than any published UNet has.
 const MAX_COUNT: usize = 64;
+/// More transformers in all than any published UNet has.
+const MAX_TRANSFORMERS: usize = 4096;
 
 /// How many blocks of which kind a UNet has.
 #[derive(Clone, Debug, Deserialize)]
@@ -95,11 +97,20 @@ impl UnetStructure {
             () if !counts(&self.layers_per_block) || !counts(&self.transformer_layers_per_block) => {
                 Some("its numbers of layers are not what a UNet has".to_owned())
             }
+            () if self.most_transformers(levels) > MAX_TRANSFORMERS => {
+                Some("it has more transformers than any UNet".to_owned())
+            }
             () if self.reverse_transformer_layers_per_block.as_ref().is_some_and(|reverse| !reverse.is_null()) => {
                 Some("`reverse_transformer_layers_per_block` is not known".to_owned())
             }
             () => None,
         }
+    }
+
+    /// Transformers that it has at most.
+    fn most_transformers(&self, levels: usize) -> usize {
+        let of = |level| (2 * self.layers_per_block.at(level) + 1) * self.transformer_layers_per_block.at(level);
+        (0..levels).map(of).sum()
     }
 
     /// Whether it takes pooled text and sizes too, as Stable Diffusion XL does.

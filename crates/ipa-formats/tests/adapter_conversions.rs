@@ -188,9 +188,10 @@ fn what_the_reference_trainers_save_becomes_their_adapter() {
         let expected = input.with_file_name("expected.safetensors");
         assert_eq!(contents(&output), contents(&expected), "{file}");
         let report = converted.adapter.report(None);
-        let in_file = TensorFile::open(&input).unwrap().names().count();
+        let opened = TensorFile::open(&input).unwrap();
+        let dropped = report.dropped.iter().filter(|dropped| opened.info(&dropped.name).is_some()).count();
         let read: usize = report.tensors.iter().map(|moved| moved.from.len()).sum();
-        assert_eq!(read + report.dropped.len(), in_file, "{file}: every tensor is accounted for");
+        assert_eq!(read + dropped, opened.names().count(), "{file}: every tensor is accounted for");
         let again = report.dropped.iter().filter(|dropped| dropped.reason.starts_with("the same tensor as")).count();
         assert_eq!(again, left_out, "{file}");
         assert!(report.missing.is_empty());
@@ -208,6 +209,54 @@ fn what_the_reference_trainers_save_becomes_their_adapter() {
 /// Matrices that are two tensors in diffusers.
 fn halves(path: &Path) -> usize {
     contents(path).keys().filter(|name| name.ends_with(".to_kv.weight")).count()
+}
+
+#[test]
+fn what_is_no_tensor_is_told() {
+    let input = fixtures().join("base/mp_rank_00_model_states.pt");
+    let report = convert_adapter(&input, &AdapterConversion::default()).unwrap().adapter.report(None);
+    let told = report.dropped.iter().find(|dropped| dropped.name == "ds_version").unwrap();
+    assert_eq!(told.reason, "a text, no tensor");
+}
+
+#[test]
+fn an_adapter_is_found_inside_what_was_saved_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in.safetensors"), folder.path().join("out.safetensors"));
+    let tensors = adapter(AdapterKind::Plus, &Sizes::tiny());
+    for wrapper in ["state_dict.", "model.", "state_dict.module.", "module."] {
+        let wrapped = tensors.iter().map(|(name, info)| (format!("{wrapper}{name}"), info.clone())).collect();
+        write(&input, &wrapped, None);
+        convert(&input, &output, &AdapterConversion::default()).unwrap();
+        assert!(contents(&output).keys().eq(tensors.keys()), "{wrapper}");
+    }
+}
+
+#[test]
+fn a_layer_that_is_lost_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in.safetensors"), folder.path().join("out.safetensors"));
+    write(&input, &adapter(AdapterKind::Classic, &Sizes::tiny()), None);
+    for dialect in [AdapterDialect::Processors, AdapterDialect::Diffusers] {
+        convert(&input, &output, &to(dialect)).unwrap();
+        let whole = contents(&output);
+        for lost in ["down_blocks.1.attentions.0.", "down_blocks.2.attentions.1.", "mid_block.", "up_blocks.3."] {
+            let kept = whole.iter().filter(|(name, _)| !name.contains(lost));
+            let tensor = |(name, (dtype, shape, data)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| TensorBytes {
+                name: name.clone(),
+                dtype: *dtype,
+                shape: shape.clone(),
+                data: data.clone().into(),
+            };
+            let path = folder.path().join("lost.safetensors");
+            write_safetensors(&path, kept.map(tensor).collect(), None).unwrap();
+            let error = reason(&convert(&path, &output, &AdapterConversion::default()).unwrap_err());
+            assert!(
+                error.contains(lost.trim_end_matches('.')) && error.contains("--unet-config"),
+                "{dialect:?} {lost}: {error}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -46,6 +46,9 @@ pub enum HubError {
         /// Files that are not there.
         missing: Vec<String>,
     },
+    /// Damaged files would be removed and could not be fetched anew.
+    #[error("`--verify` removes damaged files to fetch them anew, which HF_HUB_OFFLINE forbids; unset that variable")]
+    VerifyOffline,
     /// The cache lacks files, and only the cache was asked.
     #[error("{} of `{set}` is not in {cache}; get it with `ipa fetch {set}`", files(.missing))]
     NotFetched {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::told::{Told, Written};
 use super::{AdapterFlags, ConvertArgs, Layout, Names, writable};
+use crate::failure::UsageError;
 use crate::output;
 
 /// Converts the adapter in a file, or in the folder of a trainer.
@@ -20,6 +21,9 @@ pub(super) fn run(args: &ConvertArgs, to: AdapterDialect) -> Result<()> {
     let lora_output = args.adapter.lora_output.as_deref();
     lora_output.map(writable).transpose()?;
     [Some(&*output), lora_output].into_iter().flatten().try_for_each(output::check_file)?;
+    if lora_output.is_some_and(|lora| same_place(lora, &output)) {
+        return Err(UsageError("`--lora-output` and the output are the same file: name two".to_owned()).into());
+    }
     let converted = convert_adapter(&input, &options(args, to)?)?;
     if converted.lora.is_some() {
         converted.adapter.check(args.dtype())?; // both files or neither
@@ -51,6 +55,16 @@ fn options(args: &ConvertArgs, to: AdapterDialect) -> Result<AdapterConversion> 
         drop_unknown,
         lora: lora(&args.adapter),
     })
+}
+
+/// Whether two paths, of which neither need be there, are one.
+fn same_place(a: &Path, b: &Path) -> bool {
+    let whole = |path: &Path| {
+        let path = std::path::absolute(path).ok()?;
+        let folder = path.parent()?.canonicalize().unwrap_or(path.parent()?.to_owned());
+        Some(path.canonicalize().unwrap_or(folder.join(path.file_name()?)))
+    };
+    whole(a) == whole(b)
 }
 
 /// The attention layers that a UNet's `config.json` tells.

@@ -11,11 +11,12 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum, ValueHint};
 use ipa_formats::{
     AdapterDialect, AdapterVariant, Dtype, FormatError, ModelFolder, ModelForm, Numbering, PredictionType, Weights,
-    is_adapter, is_lora,
+    is_adapter, resembles_lora,
 };
 
 use crate::args::numbering;
 use crate::failure::UsageError;
+use crate::{interrupt, names};
 
 /// Where an adapter goes that a trainer left and for which no place was named.
 const TRAINED: &str = "trained_ip_adapter.safetensors";
@@ -32,7 +33,7 @@ const TRAINED: &str = "trained_ip_adapter.safetensors";
     ipa convert ip-adapter-faceid_sd15.bin face.safetensors --lora-output face_lora.safetensors"
 )]
 pub(crate) struct ConvertArgs {
-    /// Adapter, checkpoint or output folder of a trainer, LoRA, weights file (safetensors, .ckpt, .bin, an index of
+    /// Name of fetched weights, adapter, checkpoint or output folder of a trainer, LoRA, weights file (safetensors, .ckpt, .bin, an index of
     /// parts), single-file model or model folder
     #[arg(value_name = "IN", value_hint = ValueHint::AnyPath)]
     input: PathBuf,
@@ -102,10 +103,10 @@ struct AdapterFlags {
     /// How its layers are numbered: published (1, 3, 5, …), or dense (0, 1, 2, …) in the same order
     #[arg(long, value_name = "NAME", value_parser = numbering)]
     adapter_numbering: Option<Numbering>,
-    /// config.json of its UNet, if that has not the blocks of Stable Diffusion 1.x, 2.x or XL
+    /// config.json of the UNet, if that has not the blocks of Stable Diffusion 1.x, 2.x or XL; for LoRAs too
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     unet_config: Option<PathBuf>,
-    /// Write what is there of an adapter that is not whole, and say what is missing
+    /// Write what is there of an adapter, or a model, that is not whole, and say what is missing
     #[arg(long)]
     allow_missing: bool,
     /// Leave out tensors that are none of an adapter's
@@ -195,12 +196,25 @@ impl ConvertArgs {
         self.output.as_deref().ok_or_else(missing)
     }
 
+    /// Flags that a LoRA has no use for, which it shares with others.
+    fn lora_given(&self) -> Option<&'static str> {
+        let is_renamed = self.to.is_some();
+        let flags = [
+            (self.adapter.allow_missing, "--allow-missing"),
+            (self.adapter.unet_config.is_some() && !is_renamed, "--unet-config"),
+        ];
+        flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag))
+    }
+
     /// The file to write.
     ///
     /// # Errors
     /// [`UsageError`] if none was named, or one with the name of a pickle.
     fn output_file(&self, of_trainer: bool) -> Result<PathBuf, UsageError> {
         let path = match (&self.output, of_trainer) {
+            (None, true) if Path::new(TRAINED).exists() => {
+                return Err(UsageError(format!("{TRAINED} is there already: name the file to write after the input")));
+            }
             (None, true) => Path::new(TRAINED),
             _ => self.named_output()?,
         };
@@ -221,11 +235,16 @@ fn writable(path: &Path) -> Result<(), UsageError> {
     }
 }
 
-pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
+pub(crate) fn run(mut args: ConvertArgs) -> Result<()> {
+    interrupt::leave_at_once()?;
+    args.input = names::found(&args.input)?;
+    let args = &args;
     let input = Input::of(&args.input)?;
     let (foreign, what) = match input {
         Input::Adapter => (args.model.given(), "an adapter"),
-        Input::Lora => (args.model.given().or(args.adapter.given()), "a LoRA"),
+        Input::Lora => (args.model.given().or(args.adapter.given()).or(args.lora_given()), "a LoRA"),
+        Input::Model if args.adapter.unet_config.is_some() => (Some("--unet-config"), "no adapter"),
+        Input::Model if args.input.is_dir() => (args.adapter.given().or(args.model.given()), "a folder of models"),
         Input::Model => (args.adapter.given(), "no adapter"),
     };
     let refuse = |problem: String| Err(UsageError(format!("{} is {what}: {problem}", args.input.display())).into());
@@ -262,7 +281,7 @@ impl Input {
         let tensors = Weights::open(path)?.tensors();
         Ok(match () {
             () if is_adapter(&tensors) => Self::Adapter,
-            () if is_lora(&tensors) => Self::Lora,
+            () if resembles_lora(&tensors) => Self::Lora,
             () => Self::Model,
         })
     }

@@ -16,7 +16,7 @@ pub(super) fn run(args: &ConvertArgs, form: Option<ModelForm>) -> Result<()> {
     let form = form.unwrap_or_else(|| likely_form(path));
     let output = match form {
         ModelForm::SingleFile => args.output_file(false)?,
-        ModelForm::Folder if path.extension().is_some_and(|ending| ending == "safetensors") => {
+        ModelForm::Folder if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) => {
             let problem = format!("{} would be a folder: leave out its ending, or `--to folder`", path.display());
             return Err(UsageError(problem).into());
         }
@@ -56,11 +56,11 @@ pub(super) fn run_lora(args: &ConvertArgs, to: LoraDialect) -> Result<()> {
 
 /// The form that a name stands for.
 fn likely_form(path: &Path) -> ModelForm {
-    match path.extension() {
-        Some(ending) if ending == "safetensors" => ModelForm::SingleFile,
-        // What has the ending of a pickle is refused as such.
-        Some(ending) if ["bin", "pt", "pth", "ckpt"].iter().any(|pickle| ending == *pickle) => ModelForm::SingleFile,
-        _ => ModelForm::Folder,
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+    // What has the ending of a pickle is refused as such.
+    match ["safetensors", "bin", "pt", "pth", "ckpt"].contains(&ending.as_str()) {
+        true => ModelForm::SingleFile,
+        false => ModelForm::Folder,
     }
 }
 

@@ -18,6 +18,8 @@ const SHOWN: usize = 3;
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Told {
     pub(super) input: PathBuf,
+    /// Whether nothing was written.
+    pub(super) dry_run: bool,
     /// Of an adapter that is whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) adapter: Option<AdapterInfo>,
@@ -50,9 +52,10 @@ impl Told {
         Self { input: input.to_owned(), ..Self::default() }
     }
 
-    pub(super) fn tell(&self, args: &ConvertArgs) -> Result<()> {
+    pub(super) fn tell(mut self, args: &ConvertArgs) -> Result<()> {
+        self.dry_run = args.dry_run;
         if args.json {
-            return Ok(output::json_line(self)?);
+            return Ok(output::json_line(&self)?);
         }
         output::line(self.read())?;
         for written in &self.written {

@@ -1,6 +1,6 @@
 //! The flags of a request.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -108,6 +108,11 @@ impl RequestArgs {
     /// Whether they ask for a number of pictures.
     pub(super) fn changes_number(&self) -> bool {
         self.num_images.is_some()
+    }
+
+    /// The folder that paths in the request file are relative to; of flags the current one.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.request.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_owned()
     }
 
     /// The request of a picture, or the request file, if any, with the flags over it; checked.

@@ -97,8 +97,9 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     }
     args.adapter.find(&mut args.model)?;
     let only = like.as_ref().filter(|_| !args.request.changes_number()).map(Like::index).transpose()?;
+    let folder = args.request.folder();
     let mut request = args.request.request(like.as_ref().map(|like| &like.record))?;
-    names::find_in(&mut request)?;
+    names::find_in(&mut request, &folder)?;
     request.complete(args.model.image_encoder.as_deref());
     let target = Target::new(args.output, if only.is_some() { 1 } else { request.num_images }, args.format.as_deref())?;
     let options = args.device.options()?;

@@ -3,11 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::{FormatError, weights_file};
+use crate::{FormatError, read_text, weights_file};
 
 /// Files of a checkpoint that hold the adapter, in the order in which they are looked for before the usual ones of a
-/// component: this project's own, and where accelerate keeps DeepSpeed's.
-const NAMES: [&str; 2] = ["ip_adapter.safetensors", "pytorch_model/mp_rank_00_model_states.pt"];
+/// component: this project's own, DeepSpeed's, and where accelerate keeps that.
+const NAMES: [&str; 3] =
+    ["ip_adapter.safetensors", "mp_rank_00_model_states.pt", "pytorch_model/mp_rank_00_model_states.pt"];
+/// File in which DeepSpeed says which of the folders beside it is the last.
+const LATEST: &str = "latest";
 /// Start of a checkpoint's name; the step follows.
 const CHECKPOINT: &str = "checkpoint-";
 
@@ -22,6 +25,10 @@ pub fn adapter_file(path: &Path) -> Result<PathBuf, FormatError> {
     }
     if let Some(own) = NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
         return Ok(own);
+    }
+    let latest = read_text(&path.join(LATEST)).ok().map(|name| path.join(name.trim()));
+    if let Some(folder) = latest.filter(|folder| folder.parent() == Some(path) && folder.is_dir()) {
+        return adapter_file(&folder);
     }
     match (weights_file(path), last_checkpoint(path)?) {
         (Err(FormatError::NoWeights { .. }), Some(checkpoint)) => adapter_file(&checkpoint),

@@ -12,7 +12,8 @@ use super::recognise::{Lenience, Recognised, recognise_leniently};
 use super::unet_layers::UnetLayers;
 use super::write::{is_lora, lora_factor, lora_modules, names};
 use super::{AdapterError, AdapterInfo, AdapterOptions};
-use crate::weights::Made as Source;
+use crate::convert::{kept_texts, no_tensors};
+use crate::weights::Made;
 use crate::{Conversion, Dropped, FormatError, LoraDialect, METADATA_KEY, Weights, lora_layers};
 
 /// What to make of an adapter.
@@ -86,20 +87,24 @@ pub fn convert_adapter(path: &Path, options: &AdapterConversion) -> Result<Conve
     let recognised = recognise_leniently(&translated.tensors, &declared, lenience)
         .map_err(|error| in_file(translated.in_the_file(error)))?;
     let dialect = translated.dialect;
-    let made = Made { dropped: dropped(&translated, &recognised), translated, recognised };
+    let mut dropped = dropped(&translated, &recognised);
+    dropped.extend(weights.files().flat_map(|file| no_tensors(file.values())));
+    let made = Planned { dropped, translated, recognised };
     let (adapter, lora) = made.conversions(weights, options).map_err(in_file)?;
+    let texts = kept_texts(&metadata);
+    let (adapter, lora) = (adapter.with_texts(texts.clone()), lora.map(|lora| lora.with_texts(texts)));
     let metadata = described(&metadata, made.recognised.info.as_ref());
     Ok(ConvertedAdapter { info: made.recognised.info, dialect, adapter, lora, metadata })
 }
 
 /// A recognised adapter under its published names.
-struct Made {
+struct Planned {
     translated: Translated,
     recognised: Recognised,
     dropped: Vec<Dropped>,
 }
 
-impl Made {
+impl Planned {
     /// The adapter, and its LoRA if that is split off, under the names to be written.
     fn conversions(
         &self,
@@ -114,7 +119,7 @@ impl Made {
         for name in kept {
             if let (AdapterLora::Split(names), true) = (&options.lora, is_lora(name)) {
                 let (module, factor) = lora_factor(name, &layers).ok_or_else(|| place(name))?;
-                lora.push((names.name(&module, factor), Source::Moved(name.clone())));
+                lora.push((names.name(&module, factor), Made::Moved(name.clone())));
                 continue;
             }
             let named = names(name, options.to, self.recognised.parts.network, &layers).ok_or_else(|| place(name))?;
@@ -160,8 +165,8 @@ impl Made {
 }
 
 /// A tensor, or half of it.
-fn taken(name: &str, half: Option<usize>) -> Source {
-    half.map_or_else(|| Source::Moved(name.to_owned()), |half| Source::Half(name.to_owned(), half))
+fn taken(name: &str, half: Option<usize>) -> Made {
+    half.map_or_else(|| Made::Moved(name.to_owned()), |half| Made::Half(name.to_owned(), half))
 }
 
 /// What is in the file and will not be written, with the reason.
@@ -230,7 +235,7 @@ fn join_lora(
             translated.tensors.insert(name.clone(), info);
             translated.sources.insert(name.clone(), vec![name.clone()]);
             let is_scaled = factor == "up" && scale != 1.0;
-            names.push((name, if is_scaled { Source::Scaled(source, scale, None) } else { Source::Moved(source) }));
+            names.push((name, if is_scaled { Made::Scaled(source, scale, None) } else { Made::Moved(source) }));
         }
     }
     Ok(weights.joined(lora.renamed(names.into_iter())))

@@ -17,8 +17,11 @@ pub(super) const TRAINER_PROJECTION: &str = "image_proj_model.";
 pub(super) const TRAINER_ATTENTION: &str = "adapter_modules.";
 pub(super) const DIFFUSERS_PROJECTION: [&str; 2] =
     ["encoder_hid_proj.image_projection_layers.", "image_projection_layers."];
-/// What wrappers for training on several devices put before every name.
-const WRAPPER: &str = "module.";
+/// What wrappers for training on several devices, and programs that save more than a model, put before every name.
+const WRAPPERS: [&str; 3] = ["module.", "state_dict.", "model."];
+/// How an adapter's names begin; what else begins as a wrapper does is none.
+const BEGINNINGS: [&str; 6] =
+    [PROJECTION, TRAINER_PROJECTION, ATTENTION, TRAINER_ATTENTION, UNET, DIFFUSERS_PROJECTION[0]];
 /// What a dump of the whole trainer puts before the UNet's own names.
 pub(super) const UNET: &str = "unet.";
 /// Where a UNet's own tensors lie, beside which an adapter may have been saved.
@@ -123,6 +126,9 @@ pub(super) fn translate(
         again: Vec::new(),
         layers: parts.layers(),
     };
+    if let (None, Some(gap)) = (layers, parts.own_layers().and_then(|own| own.gap())) {
+        return Err(AdapterError::Gap { place: gap });
+    }
     let layers = layers.or(translated.layers.as_ref()).cloned().unwrap_or_default();
     for (source, name) in parts.names(numbering)? {
         translated.add(name, vec![source.to_owned()], tensors[source].clone())?;
@@ -149,7 +155,12 @@ pub(super) fn translate(
 }
 
 fn unwrapped(name: &str) -> &str {
-    name.strip_prefix(WRAPPER).unwrap_or(name)
+    let mut bare = name;
+    while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| bare.strip_prefix(wrapper)) {
+        bare = rest;
+    }
+    let is_known = BEGINNINGS.iter().any(|beginning| bare.starts_with(beginning));
+    if is_known { bare } else { name.strip_prefix(WRAPPERS[0]).unwrap_or(name) }
 }
 
 fn part(name: &str) -> Part<'_> {
@@ -225,6 +236,13 @@ impl<'a> Parts<'a> {
         let of_unet = self.unet.iter().filter_map(|name| Some(attention_layer(bare(name))?.0));
         let layers = UnetLayers::of_places(self.processors.iter().map(|(_, tensor)| tensor.place).chain(of_unet));
         Some(layers).filter(|layers| !layers.is_empty())
+    }
+
+    /// The attention layers that the adapter's tensors lie in, if nothing else tells which there are.
+    fn own_layers(&self) -> Option<UnetLayers> {
+        let own = || UnetLayers::of_places(self.processors.iter().map(|(_, tensor)| tensor.place));
+        let is_told = self.layers().is_none_or(|layers| layers != own()) || !self.numbered.is_empty();
+        (!is_told).then(own)
     }
 
     /// Published names of what lies in the UNet's attention layers.

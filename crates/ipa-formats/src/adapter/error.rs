@@ -49,6 +49,15 @@ pub enum AdapterError {
         /// Its name.
         name: String,
     },
+    /// Attention layers in the midst of which one has no tensors.
+    #[error(
+        "no tensor of it lies in `{place}`, beside layers that have some; the file is incomplete, or give the config.json \
+         of its UNet with `--unet-config`"
+    )]
+    Gap {
+        /// The transformer block.
+        place: String,
+    },
     /// Tensors that should be one and are not.
     #[error("tensors `{first}` and `{second}` should be the same one, and differ; remove the one that was not trained")]
     Differ {

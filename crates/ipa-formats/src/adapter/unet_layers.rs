@@ -10,6 +10,8 @@ const NUM_SD: usize = 16;
 const NUM_SDXL: usize = 70;
 /// More than any UNet has, of anything that is counted.
 const MAX_COUNT: usize = 256;
+/// More transformer blocks than any UNet has.
+const MAX_BLOCKS: usize = 4096;
 
 /// The transformer blocks of a UNet, each with a self- and a cross-attention layer, as the reference registers them:
 /// blocks going down, blocks going up, the middle block.
@@ -71,10 +73,16 @@ impl UnetLayers {
         (up.len() == num_blocks).then_some(()).ok_or(expected)?;
         let resnets = counts(config, "layers_per_block", num_blocks)?;
         let transformers = transformers(config, "transformer_layers_per_block", num_blocks)?;
-        let reversed = match config.get("reverse_transformer_layers_per_block") {
+        let reversed: Vec<Vec<usize>> = match config.get("reverse_transformer_layers_per_block") {
             None | Some(Value::Null) => transformers.iter().rev().cloned().collect(),
             Some(_) => self::transformers(config, "reverse_transformer_layers_per_block", num_blocks)?,
         };
+        let most = transformers.iter().chain(&reversed).flatten().max().copied().unwrap_or_default();
+        let rows: usize = resnets.iter().map(|resnets| 2 * resnets + 1).sum();
+        if rows.saturating_mul(most) > MAX_BLOCKS {
+            let field = "transformer_layers_per_block";
+            return Err(UnetLayersError { field, expected: "fewer, as no UNet has so many" });
+        }
         let mut places = Vec::new();
         for block in (0..num_blocks).filter(|&block| down[block]) {
             places.extend(in_block(Section::Down, block, resnets[block], &transformers[block]));
@@ -103,6 +111,27 @@ impl UnetLayers {
         places.sort_unstable();
         places.dedup();
         Self { places }
+    }
+
+    /// A place that has to have a block too if these are all of a UNet's: one that a published UNet has which these are
+    /// most of, or one before another in its row.
+    pub(super) fn gap(&self) -> Option<String> {
+        let families = [NUM_SD, NUM_SDXL].into_iter().filter_map(Self::of_family);
+        for family in families.filter(|family| self.places.iter().all(|place| family.places.contains(place))) {
+            match family.places.iter().find(|place| !self.places.contains(place)) {
+                None => return None,
+                Some(missing) if 2 * self.len() > family.len() => return Some(missing.to_string()),
+                Some(_) => {}
+            }
+        }
+        let before = |place: &BlockPlace| {
+            let attention =
+                place.attention.checked_sub(1).map(|attention| BlockPlace { attention, transformer: 0, ..*place });
+            let transformer = place.transformer.checked_sub(1).map(|transformer| BlockPlace { transformer, ..*place });
+            [attention, transformer]
+        };
+        let needed = self.places.iter().flat_map(before).flatten();
+        needed.into_iter().find(|place| !self.places.contains(place)).map(|place| place.to_string())
     }
 
     /// Number of transformer blocks, which is that of cross-attention layers.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Conversion, Dropped};
+use super::{Conversion, Dropped, kept_texts};
 use crate::floats::{floats, number_bytes};
 use crate::lora::{Found, KOHYA, METADATA, Spellings, Tower, find_layers, is_of, underscored};
 use crate::single_file::ldm_module;
@@ -61,8 +61,8 @@ pub fn convert_lora(input: &Path, to: LoraDialect, unet_config: Option<&Path>) -
             LoraDialect::Kohya => in_kohya(found, &structure, &weights, &mut made),
         }
     }
-    let mut texts = weights.metadata();
-    texts.remove(METADATA); // the scales are in the tensors now
+    let mut texts = kept_texts(&weights.metadata());
+    ["ss_network_alpha", METADATA].iter().for_each(|scale| drop(texts.remove(*scale))); // they are in the tensors now
     Ok(Conversion::new(weights.renamed(made.into_iter()), dropped, Vec::new()).with_texts(texts))
 }
 

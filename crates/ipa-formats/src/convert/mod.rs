@@ -24,7 +24,7 @@ use cast::cast;
 
 use crate::safetensors::{LazyTensor, texts, write_lazily};
 use crate::weights::Unmade;
-use crate::{Dtype, FormatError, TensorInfo, Weights};
+use crate::{Dtype, FormatError, METADATA_KEY, PlainValue, TensorInfo, Weights};
 
 /// How much of the files that are read memory may hold meanwhile.
 const HELD_BYTES: usize = 128 << 20;
@@ -35,6 +35,26 @@ const MAX_GROWTH: usize = 8;
 const SMALL_GROWTH: usize = 1 << 20;
 /// What is made at a time, a multiple of every element's size.
 const BLOCK_BYTES: usize = 1 << 20;
+
+/// Names that readers of pickles know and that are no tensors, as things that are left out.
+pub(crate) fn no_tensors(values: &BTreeMap<String, PlainValue>) -> impl Iterator<Item = Dropped> {
+    values.iter().map(|(name, value)| {
+        let what = match value {
+            PlainValue::None => "nothing (None)",
+            PlainValue::Bool(_) | PlainValue::Int(_) | PlainValue::Float(_) => "a number",
+            PlainValue::Text(_) => "a text",
+            PlainValue::Opaque(_) => "an object",
+        };
+        Dropped { name: name.clone(), reason: format!("{what}, no tensor") }
+    })
+}
+
+/// Texts of a header that stay true when its tensors have other bytes: not this project's own, which is written anew, and
+/// no digests.
+pub(crate) fn kept_texts(texts: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let stays = |key: &String| key != METADATA_KEY && key != "format" && !key.contains("hash");
+    texts.iter().filter(|(key, _)| stays(key)).map(|(key, text)| (key.clone(), text.clone())).collect()
+}
 
 /// Tensors ready to be written under their new names, and what became of the others.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{LoraError, Tower};
 use crate::Weights;
-use crate::floats::floats;
+use crate::floats::numbers;
 
 /// Entry of a safetensors header in which diffusers keeps the settings of PEFT.
 pub(crate) const METADATA: &str = "lora_adapter_metadata";
@@ -14,7 +14,7 @@ pub(crate) const METADATA: &str = "lora_adapter_metadata";
 /// A file that says 0 means the rank, as one that says nothing.
 pub(super) fn of_tensor(name: &str, weights: &Weights) -> Result<Option<f64>, LoraError> {
     let info = weights.info(name).filter(|info| matches!(info.shape[..], [] | [1]));
-    let numbers = info.and_then(|info| floats(info.dtype, &weights.data(name)?));
+    let numbers = info.and_then(|info| numbers(info.dtype, &weights.data(name)?));
     match numbers.as_deref() {
         Some(&[alpha]) if alpha.is_finite() => Ok(Some(alpha).filter(|&alpha| alpha != 0.0)),
         _ => Err(LoraError::Alpha { name: name.to_owned() }),

@@ -117,8 +117,14 @@ pub(crate) fn is_of(name: &str, spellings: &Spellings) -> bool {
 }
 
 /// Whether all tensor names are those of a LoRA, in whichever dialect.
-pub fn is_lora(tensors: &BTreeMap<String, TensorInfo>) -> bool {
+pub(crate) fn is_lora(tensors: &BTreeMap<String, TensorInfo>) -> bool {
     !tensors.is_empty() && tensors.keys().all(|name| parsed(name).is_ok())
+}
+
+/// Whether most tensor names are those of a LoRA, or of a method that is none: what converting one may refuse by name.
+pub fn resembles_lora(tensors: &BTreeMap<String, TensorInfo>) -> bool {
+    let alike = tensors.keys().filter(|name| matches!(parsed(name), Ok(_) | Err(LoraError::Method { .. }))).count();
+    2 * alike > tensors.len()
 }
 
 impl<'a> Names<'a> {

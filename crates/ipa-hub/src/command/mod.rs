@@ -61,6 +61,9 @@ pub fn run(args: &FetchArgs) -> Result<(), HubError> {
         return listed.into_iter().try_for_each(|set| show.set(set, hub.local(set).ok().as_ref()));
     }
     let wanted = if args.only { distinct(named) } else { distinct(with_encoders(&sets, named)?) };
+    if args.verify && hub.settings().offline {
+        return Err(HubError::VerifyOffline);
+    }
     if args.verify {
         wanted.iter().try_for_each(|set| discard_damaged(&hub, set))?;
     }

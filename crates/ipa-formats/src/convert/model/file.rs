@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{ModelConversionOptions, Plan, unchanged};
-use crate::convert::{Conversion, Dropped};
+use crate::convert::{Conversion, Dropped, no_tensors};
 use crate::weights::Made;
 use crate::{Component, FormatError, PlainValue, SingleFile, SingleFileOptions, TensorFile, Weights, read_single_file};
 
@@ -76,13 +76,5 @@ fn averages(weights: &Weights) -> Result<BTreeMap<String, String>, FormatError> 
 
 /// Names what safetensors cannot hold.
 pub(super) fn drop_values(values: &BTreeMap<String, PlainValue>, plan: &mut Plan) {
-    for (name, value) in values {
-        let what = match value {
-            PlainValue::None => "nothing (None)",
-            PlainValue::Bool(_) | PlainValue::Int(_) | PlainValue::Float(_) => "a number",
-            PlainValue::Text(_) => "a text",
-            PlainValue::Opaque(_) => "an object",
-        };
-        plan.drop(name.as_str(), &format!("{what}, no tensor"));
-    }
+    plan.dropped.extend(no_tensors(values));
 }

@@ -5,20 +5,26 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Plan, pretty, unchanged};
+use super::{ModelConversionOptions, PARTS, Plan, missing, pretty, unchanged};
 use crate::layout::read_small;
-use crate::{Dtype, FormatError, ModelFolder, Weights, weights_file};
+use crate::{Dtype, FormatError, ModelFolder, Weights, read_json, weights_file};
 
 /// How configurations, a tokenizer's tables and the papers of a model are called.
 const CARRIED: [&str; 4] = ["json", "txt", "md", "model"];
 
-pub(super) fn plan(input: &Path, dtype: Option<Dtype>) -> Result<Plan, FormatError> {
+pub(super) fn plan(input: &Path, options: &ModelConversionOptions) -> Result<Plan, FormatError> {
+    let dtype = options.dtype;
     let mut plan = Plan::default();
     if input.join("config.json").is_file() && weights_file(input).is_ok() {
         component(input, "", dtype, &mut plan)?;
         return Ok(plan);
     }
     let model = ModelFolder::open(input)?;
+    for part in PARTS {
+        if model.component(part.folder()).is_none() {
+            missing(input, part, options, &mut plan)?;
+        }
+    }
     for Entry { name, path, is_folder } in entries(model.path())? {
         match is_folder {
             true => component(&path, &format!("{name}/"), dtype, &mut plan)?,
@@ -61,9 +67,8 @@ fn component(folder: &Path, place: &str, dtype: Option<Dtype>, plan: &mut Plan) 
 /// A configuration, in which the reference libraries may have put the element type of the weights.
 fn config(path: &Path, dtype: Option<Dtype>) -> Result<Vec<u8>, FormatError> {
     let bytes = read_small(path)?;
-    let (Some(dtype), Ok(Value::Object(mut fields))) = (dtype, serde_json::from_slice(&bytes)) else {
-        return Ok(bytes);
-    };
+    let fields: Value = read_json(path)?; // a broken one is not carried on
+    let (Some(dtype), Value::Object(mut fields)) = (dtype, fields) else { return Ok(bytes) };
     let name = match dtype {
         Dtype::F16 => "float16",
         Dtype::BF16 => "bfloat16",

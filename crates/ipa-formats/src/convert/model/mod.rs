@@ -103,7 +103,7 @@ impl ModelConversion {
             (false, ModelForm::Folder) => unpack::plan(input, options),
             (false, ModelForm::SingleFile) => file::plan(input, options),
             (true, _) if options.ema => Err(FormatError::EmaOfFolder { path: input.to_owned() }),
-            (true, ModelForm::Folder) => folder::plan(input, options.dtype),
+            (true, ModelForm::Folder) => folder::plan(input, options),
             (true, ModelForm::SingleFile) => pack::plan(input, options),
         }?;
         Ok(Self { form, dtype: options.dtype, plan })

@@ -34,6 +34,11 @@ pub(super) fn plan(input: &Path, options: &ModelConversionOptions) -> Result<Pla
     {
         return file::plan(&only, options); // a component by itself, whose names stay
     }
+    if input.join("text_encoder_2").is_dir() {
+        let problem =
+            "it has two text encoders, as Stable Diffusion XL has; single files are written of 1.x and 2.x alone";
+        return Err(FormatError::NotConvertible { path: input.to_owned(), problem: problem.to_owned() });
+    }
     let model = ModelFiles::open(input)?;
     let mut plan = Plan::default();
     let (mut parts, mut tensors) = (Vec::new(), BTreeMap::new());
