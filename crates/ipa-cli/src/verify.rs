@@ -35,11 +35,11 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<()> {
     let bar = progress::bar(manifest.len() as u64, "verifying", args.json);
     let files = manifest.verify(folder, |_| bar.inc(1));
     drop(bar);
-    tell(&files, args.json)
+    tell(&files, folder, args.json)
 }
 
 /// Says what changed, and fails if anything did.
-fn tell(files: &[Verified], json: bool) -> Result<()> {
+fn tell(files: &[Verified], folder: &Path, json: bool) -> Result<()> {
     let wrong: Vec<&Verified> = files.iter().filter(|file| file.verdict != Verdict::Same).collect();
     if json {
         files.iter().try_for_each(output::json_line)?;
@@ -49,7 +49,10 @@ fn tell(files: &[Verified], json: bool) -> Result<()> {
     match (wrong.len(), files.len()) {
         (0, _) if json => Ok(()),
         (0, count) => Ok(output::line(format_args!("{count} files are what they were"))?),
-        (wrong, count) => bail!("{wrong} of {count} files are not what they were; fetch or copy them again"),
+        (wrong, count) => {
+            let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+            bail!("{wrong} of {count} files in {} are not what they were; fetch or copy them again", folder.display())
+        }
     }
 }
 
