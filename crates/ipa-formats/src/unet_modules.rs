@@ -6,25 +6,29 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-/// More levels, layers and transformers than any published UNet has.
+use crate::UnetLayers;
+
+/// More levels and layers than any published UNet has.
 const MAX_COUNT: usize = 64;
-/// More transformers in all than any published UNet has.
-const MAX_TRANSFORMERS: usize = 4096;
 
 /// How many blocks of which kind a UNet has.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct UnetStructure {
+    blocks: Blocks,
+    attention: UnetLayers,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Blocks {
     down_block_types: Vec<String>,
     up_block_types: Vec<String>,
     block_out_channels: Vec<usize>,
     #[serde(default = "two")]
     layers_per_block: Count,
-    #[serde(default = "one")]
-    transformer_layers_per_block: Count,
     #[serde(default)]
     addition_embed_type: Option<String>,
-    #[serde(default)]
-    reverse_transformer_layers_per_block: Option<Value>,
+    #[serde(default = "a_block")]
+    mid_block_type: Option<String>,
 }
 
 /// One number for all levels, or one for each.
@@ -35,12 +39,12 @@ enum Count {
     Each(Vec<usize>),
 }
 
-fn one() -> Count {
-    Count::All(1)
-}
-
 fn two() -> Count {
     Count::All(2)
+}
+
+fn a_block() -> Option<String> {
+    Some("UNetMidBlock2DCrossAttn".to_owned())
 }
 
 impl Count {
@@ -55,30 +59,103 @@ impl Count {
 impl UnetStructure {
     /// That of Stable Diffusion 1.x and 2.x.
     pub(crate) fn sd() -> Self {
-        Self::new([true, true, true, false].as_slice(), &[320, 640, 1280, 1280], one(), None)
+        Self::published(&[320, 640, 1280, 1280], 16, &[false, true, true, true], None)
     }
 
     /// That of Stable Diffusion XL.
     pub(crate) fn sdxl() -> Self {
-        let transformers = Count::Each(vec![1, 2, 10]);
-        Self::new(&[false, true, true], &[320, 640, 1280], transformers, Some("text_time".to_owned()))
+        Self::published(&[320, 640, 1280], 70, &[true, true, false], Some("text_time".to_owned()))
     }
 
-    fn new(attends: &[bool], channels: &[usize], transformers: Count, addition: Option<String>) -> Self {
+    fn published(channels: &[usize], num_sites: usize, up_attends: &[bool], addition: Option<String>) -> Self {
         let types = |attends: &bool, half: &str| format!("{}{half}Block2D", if *attends { "CrossAttn" } else { "" });
-        Self {
-            down_block_types: attends.iter().map(|attends| types(attends, "Down")).collect(),
-            up_block_types: attends.iter().rev().map(|attends| types(attends, "Up")).collect(),
+        let blocks = Blocks {
+            down_block_types: up_attends.iter().rev().map(|attends| types(attends, "Down")).collect(),
+            up_block_types: up_attends.iter().map(|attends| types(attends, "Up")).collect(),
             block_out_channels: channels.to_vec(),
             layers_per_block: two(),
-            transformer_layers_per_block: transformers,
             addition_embed_type: addition,
-            reverse_transformer_layers_per_block: None,
+            mid_block_type: a_block(),
+        };
+        Self { blocks, attention: UnetLayers::of_family(num_sites).unwrap_or_default() }
+    }
+
+    /// That of a `config.json`.
+    ///
+    /// # Errors
+    /// What of it is not known here.
+    pub(crate) fn of(config: &Value) -> Result<Self, String> {
+        let blocks = Blocks::deserialize(config).map_err(|error| error.to_string())?;
+        match blocks.problem() {
+            Some(problem) => Err(problem),
+            None => Ok(Self { blocks, attention: UnetLayers::from_config(config).map_err(|error| error.to_string())? }),
         }
     }
 
+    /// Whether it takes pooled text and sizes too, as Stable Diffusion XL does.
+    pub(crate) fn is_xl(&self) -> bool {
+        self.blocks.addition_embed_type.as_deref() == Some("text_time")
+    }
+
+    /// Residual blocks of a downward level if all have as many, as LDM's numbers need.
+    pub(crate) fn layers(&self) -> Option<usize> {
+        match &self.blocks.layers_per_block {
+            Count::All(count) => Some(*count),
+            Count::Each(counts) => counts.first().copied().filter(|first| counts.iter().all(|count| count == first)),
+        }
+    }
+
+    /// Whether a level of the upward half has attention.
+    pub(crate) fn up_attends(&self, level: usize) -> bool {
+        self.blocks.up_block_types.get(level).is_some_and(|kind| kind.starts_with("CrossAttn"))
+    }
+
+    /// Paths of the modules that multiply by a matrix or a kernel.
+    pub(crate) fn modules(&self) -> Vec<String> {
+        let mut modules: Vec<String> =
+            ["conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"].map(str::to_owned).into();
+        if self.is_xl() {
+            modules.extend(["add_embedding.linear_1", "add_embedding.linear_2"].map(str::to_owned));
+        }
+        let Blocks { down_block_types, up_block_types, block_out_channels, layers_per_block, .. } = &self.blocks;
+        let last = block_out_channels.len().saturating_sub(1);
+        for level in 0..down_block_types.len() {
+            let block = format!("down_blocks.{level}");
+            // Channels change at the entrance of a level at most.
+            let widens = level == 0 || block_out_channels.get(level) != block_out_channels.get(level - 1);
+            self.layers_of(&block, layers_per_block.at(level), usize::from(level > 0 && widens), &mut modules);
+            modules.extend((level < last).then(|| format!("{block}.downsamplers.0.conv")));
+        }
+        if self.blocks.mid_block_type.is_some() {
+            self.layers_of("mid_block", 2, 0, &mut modules);
+        }
+        for level in 0..up_block_types.len() {
+            let block = format!("up_blocks.{level}");
+            let count = layers_per_block.at(last - level.min(last)) + 1;
+            self.layers_of(&block, count, count, &mut modules); // what is skipped to is joined to every one
+            modules.extend((level < last).then(|| format!("{block}.upsamplers.0.conv")));
+        }
+        modules
+    }
+
+    /// The residual blocks of a level, the first of which have shortcuts, each with the attention that lies there.
+    fn layers_of(&self, block: &str, count: usize, shortcuts: usize, modules: &mut Vec<String>) {
+        for layer in 0..count {
+            let parts =
+                ["conv1", "time_emb_proj", "conv2"].into_iter().chain((layer < shortcuts).then_some("conv_shortcut"));
+            modules.extend(parts.map(|part| format!("{block}.resnets.{layer}.{part}")));
+            let place = format!("{block}.attentions.{layer}");
+            match self.attention.transformers(&place) {
+                0 => {}
+                transformers => attention(&place, transformers, modules),
+            }
+        }
+    }
+}
+
+impl Blocks {
     /// What of the configuration is not known here.
-    pub(crate) fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<String> {
         let levels = self.block_out_channels.len();
         let known = |kind: &&String| {
             matches!(kind.as_str(), "CrossAttnDownBlock2D" | "DownBlock2D" | "CrossAttnUpBlock2D" | "UpBlock2D")
@@ -94,82 +171,8 @@ impl UnetStructure {
             () if self.down_block_types.len() != levels || self.up_block_types.len() != levels => {
                 Some(format!("it has {levels} block_out_channels, and another number of block types"))
             }
-            () if !counts(&self.layers_per_block) || !counts(&self.transformer_layers_per_block) => {
-                Some("its numbers of layers are not what a UNet has".to_owned())
-            }
-            () if self.most_transformers(levels) > MAX_TRANSFORMERS => {
-                Some("it has more transformers than any UNet".to_owned())
-            }
-            () if self.reverse_transformer_layers_per_block.as_ref().is_some_and(|reverse| !reverse.is_null()) => {
-                Some("`reverse_transformer_layers_per_block` is not known".to_owned())
-            }
+            () if !counts(&self.layers_per_block) => Some("its numbers of layers are not what a UNet has".to_owned()),
             () => None,
-        }
-    }
-
-    /// Transformers that it has at most.
-    fn most_transformers(&self, levels: usize) -> usize {
-        let of = |level| (2 * self.layers_per_block.at(level) + 1) * self.transformer_layers_per_block.at(level);
-        (0..levels).map(of).sum()
-    }
-
-    /// Whether it takes pooled text and sizes too, as Stable Diffusion XL does.
-    pub(crate) fn is_xl(&self) -> bool {
-        self.addition_embed_type.as_deref() == Some("text_time")
-    }
-
-    /// Residual blocks of a downward level if all have as many, as LDM's numbers need.
-    pub(crate) fn layers(&self) -> Option<usize> {
-        match &self.layers_per_block {
-            Count::All(count) => Some(*count),
-            Count::Each(counts) => counts.first().copied().filter(|first| counts.iter().all(|count| count == first)),
-        }
-    }
-
-    /// Whether a level of the upward half has attention.
-    pub(crate) fn up_attends(&self, level: usize) -> bool {
-        self.up_block_types.get(level).is_some_and(|kind| kind.starts_with("CrossAttn"))
-    }
-
-    /// Paths of the modules that multiply by a matrix or a kernel.
-    pub(crate) fn modules(&self) -> Vec<String> {
-        let mut modules: Vec<String> =
-            ["conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"].map(str::to_owned).into();
-        if self.is_xl() {
-            modules.extend(["add_embedding.linear_1", "add_embedding.linear_2"].map(str::to_owned));
-        }
-        let last = self.block_out_channels.len().saturating_sub(1);
-        for (level, kind) in self.down_block_types.iter().enumerate() {
-            let block = format!("down_blocks.{level}");
-            let transformers = kind.starts_with("CrossAttn").then(|| self.transformer_layers_per_block.at(level));
-            // Channels change at the entrance of a level at most.
-            let widens = level == 0 || self.block_out_channels.get(level) != self.block_out_channels.get(level - 1);
-            let shortcuts = usize::from(level > 0 && widens);
-            layers(&block, self.layers_per_block.at(level), shortcuts, transformers, &mut modules);
-            modules.extend((level < last).then(|| format!("{block}.downsamplers.0.conv")));
-        }
-        layers("mid_block", 2, 0, None, &mut modules);
-        attention("mid_block.attentions.0", self.transformer_layers_per_block.at(last), &mut modules);
-        for (level, _) in self.up_block_types.iter().enumerate() {
-            let block = format!("up_blocks.{level}");
-            let mirrored = last - level.min(last);
-            let transformers = self.up_attends(level).then(|| self.transformer_layers_per_block.at(mirrored));
-            let count = self.layers_per_block.at(mirrored) + 1;
-            layers(&block, count, count, transformers, &mut modules); // what is skipped to is joined to every one
-            modules.extend((level < last).then(|| format!("{block}.upsamplers.0.conv")));
-        }
-        modules
-    }
-}
-
-/// The residual blocks of a level, the first of which have shortcuts, each with an attention layer if there are any.
-fn layers(block: &str, count: usize, shortcuts: usize, transformers: Option<usize>, modules: &mut Vec<String>) {
-    for layer in 0..count {
-        let parts =
-            ["conv1", "time_emb_proj", "conv2"].into_iter().chain((layer < shortcuts).then_some("conv_shortcut"));
-        modules.extend(parts.map(|part| format!("{block}.resnets.{layer}.{part}")));
-        if let Some(transformers) = transformers {
-            attention(&format!("{block}.attentions.{layer}"), transformers, modules);
         }
     }
 }
@@ -214,13 +217,12 @@ mod tests {
                 "block_out_channels": [32, 64],
             });
             change(&mut config);
-            serde_json::from_value::<UnetStructure>(config).unwrap()
+            UnetStructure::of(&config)
         };
-        let plain = config(&|_| {});
-        assert_eq!(plain.problem(), None);
+        let plain = config(&|_| {}).unwrap();
         assert!(plain.modules().contains(&"up_blocks.1.attentions.2.transformer_blocks.0.ff.net.2".to_owned()));
         assert!(plain.modules().contains(&"down_blocks.1.resnets.0.conv_shortcut".to_owned()));
-        let problem = |field: &str, value: Value| config(&|config| config[field] = value.clone()).problem().unwrap();
+        let problem = |field: &str, value: Value| config(&|config| config[field] = value.clone()).unwrap_err();
         assert!(
             problem("down_block_types", serde_json::json!(["DownBlock2D", "KDownBlock2D"])).contains("KDownBlock2D")
         );
@@ -228,5 +230,7 @@ mod tests {
         assert!(problem("block_out_channels", serde_json::json!([32])).contains("another number"));
         assert!(problem("layers_per_block", serde_json::json!(1000)).contains("layers"));
         assert!(problem("transformer_layers_per_block", serde_json::json!([1])).contains("layers"));
+        let without = config(&|config| config["mid_block_type"] = Value::Null).unwrap();
+        assert!(!without.modules().iter().any(|module| module.starts_with("mid_block")));
     }
 }

@@ -150,6 +150,14 @@ impl UnetLayers {
         Some(format!("{place}.attn{}", number % 2 + 1))
     }
 
+    /// How many transformer blocks lie in `attention`, such as `mid_block.attentions.0`.
+    pub(crate) fn transformers(&self, attention: &str) -> usize {
+        let within = |place: &BlockPlace| {
+            place.to_string().strip_prefix(attention).is_some_and(|rest| rest.starts_with(".transformer_blocks."))
+        };
+        self.places.iter().filter(|place| within(place)).count()
+    }
+
     /// Number of an attention layer.
     pub(super) fn number(&self, place: BlockPlace, cross: bool) -> Option<usize> {
         let block = self.places.binary_search(&place).ok()?;

@@ -67,14 +67,10 @@ pub fn convert_lora(input: &Path, to: LoraDialect, unet_config: Option<&Path>) -
 }
 
 fn configured(path: &Path) -> Result<UnetStructure, FormatError> {
-    let structure: UnetStructure = read_json(path)?;
-    match structure.problem() {
-        Some(problem) => Err(FormatError::NotConvertible {
-            path: path.to_owned(),
-            problem: format!("{problem}; give the config.json of a UNet of Stable Diffusion 1.x, 2.x or XL"),
-        }),
-        None => Ok(structure),
-    }
+    UnetStructure::of(&read_json(path)?).map_err(|problem| FormatError::NotConvertible {
+        path: path.to_owned(),
+        problem: format!("{problem}; give the config.json of a UNet of Stable Diffusion 1.x, 2.x or XL"),
+    })
 }
 
 /// The published structure that fits more of the names; with equals, the text features' width decides.
