@@ -13,6 +13,7 @@ use ipa_sample::{PipelineError, RequestError};
 use ipa_train::TrainError;
 
 use crate::interrupt::Interrupted;
+use crate::output;
 
 /// Arguments that contradict each other: exit status 2.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,7 @@ pub(crate) fn reported(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode
     let Err(error) = result else { return ExitCode::SUCCESS };
     if !error.chain().any(is_broken_pipe) {
         // Nobody is left to be told if this fails.
-        let _ = io::stderr().write_all(text(&error).as_bytes());
+        let _ = io::stderr().write_all(output::printable(&text(&error)).as_bytes());
     }
     if error.chain().any(is_usage) { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

@@ -1,5 +1,6 @@
 //! What a command leaves behind: lines on standard output, and files and folders checked before the work begins.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write as _};
@@ -16,8 +17,18 @@ use serde::Serialize;
 /// If nobody reads on; pass it up, the program then ends quietly. (`println!` would panic.)
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")?;
+    writeln!(stdout, "{}", printable(&text.to_string()))?;
     stdout.flush()
+}
+
+/// A text without what a terminal would obey: names in strangers' files may hold anything.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    let shown = |c: char| if obeyed(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// Writes lines that end as they should to standard output.
@@ -26,7 +37,7 @@ pub(crate) fn line(text: impl Display) -> io::Result<()> {
 /// As [`line`].
 pub(crate) fn text(text: impl Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    write!(stdout, "{text}")?;
+    write!(stdout, "{}", printable(&text.to_string()))?;
     stdout.flush()
 }
 
@@ -40,7 +51,7 @@ pub(crate) fn json_line(value: &impl Serialize) -> io::Result<()> {
 
 /// Tells something that is no failure on standard error.
 pub(crate) fn warn(text: impl Display) {
-    let _ = writeln!(io::stderr(), "warning: {text}"); // a closed standard error is no reason to stop
+    let _ = writeln!(io::stderr(), "warning: {}", printable(&text.to_string())); // a closed standard error is no reason to stop
 }
 
 /// Whether two paths are one file that is there.
@@ -105,6 +116,12 @@ pub(crate) fn write_picture(path: &Path, picture: &RgbImage) -> Result<(), Forma
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_is_told_nothing_to_do() {
+        assert_eq!(printable("a\u{1b}[31m\u{9b}b\r"), "a\\u{1b}[31m\\u{9b}b\\r");
+        assert!(matches!(printable("two\n\tlines, é"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn the_check_leaves_nothing_behind() {

@@ -28,6 +28,11 @@ pub(crate) fn for_each(count: usize, body: impl Fn(usize) + Sync) {
     }
 }
 
+/// Whether [`for_each`] uses as many threads as libtorch does.
+pub(crate) fn is_shared() -> bool {
+    gomp().is_some() || tch::get_num_threads() == 1
+}
+
 fn on_threads<F: Fn() + Sync>(parallel: GompParallel, threads: c_uint, share: &F) {
     unsafe extern "C" fn entry<F: Fn() + Sync>(data: *mut c_void) {
         // SAFETY: `data` is the `share` below, which outlives the call; `F` is `Sync`.
