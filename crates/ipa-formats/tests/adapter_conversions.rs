@@ -1,6 +1,8 @@
 //! An adapter is the same to the byte whichever way it went, and what trainers leave becomes one.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/contents.rs"]
+mod contents;
 #[path = "support/published.rs"]
 mod published;
 
@@ -9,10 +11,11 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use contents::{contents, save};
 use ipa_formats::{
     AdapterConversion, AdapterDialect, AdapterKind, AdapterLora, AdapterOptions, AdapterVariant, ConvertedAdapter,
-    Dtype, FormatError, LoraDialect, SafetensorsFile, TensorBytes, TensorFile, UnetLayers, convert_adapter, read_json,
-    sha256_file, write_safetensors,
+    Dtype, FormatError, LoraDialect, SafetensorsFile, TensorBytes, TensorFile, TensorInfo, UnetLayers, convert_adapter,
+    read_json, sha256_file, write_safetensors,
 };
 use proptest::prelude::*;
 use published::{Sizes, adapter, info};
@@ -37,7 +40,7 @@ fn convert(input: &Path, output: &Path, options: &AdapterConversion) -> Result<C
 
 /// Writes tensors filled with numbers that depend on name and place.
 fn write(path: &Path, tensors: &published::Tensors, metadata: Option<&Value>) {
-    let tensor = |(name, info): (&String, &ipa_formats::TensorInfo)| {
+    let tensor = |(name, info): (&String, &TensorInfo)| {
         let seed = name.bytes().fold(7u32, |seed, byte| seed.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let byte = |place: u32| (seed.wrapping_add(place).wrapping_mul(2_654_435_761) >> 24) as u8;
         TensorBytes {
@@ -48,15 +51,6 @@ fn write(path: &Path, tensors: &published::Tensors, metadata: Option<&Value>) {
         }
     };
     write_safetensors(path, tensors.iter().map(tensor).collect(), metadata).unwrap();
-}
-
-fn contents(path: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
-    let file = TensorFile::open(path).unwrap();
-    let tensor = |name: &str| {
-        let info = file.info(name).unwrap();
-        (name.to_owned(), (info.dtype, info.shape, file.data(name).unwrap().into_owned()))
-    };
-    file.names().map(tensor).collect()
 }
 
 fn reason(error: &FormatError) -> String {
@@ -241,15 +235,10 @@ fn a_layer_that_is_lost_is_missed() {
         convert(&input, &output, &to(dialect)).unwrap();
         let whole = contents(&output);
         for lost in ["down_blocks.1.attentions.0.", "down_blocks.2.attentions.1.", "mid_block.", "up_blocks.3."] {
-            let kept = whole.iter().filter(|(name, _)| !name.contains(lost));
-            let tensor = |(name, (dtype, shape, data)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| TensorBytes {
-                name: name.clone(),
-                dtype: *dtype,
-                shape: shape.clone(),
-                data: data.clone().into(),
-            };
+            let mut kept = whole.clone();
+            kept.retain(|name, _| !name.contains(lost));
             let path = folder.path().join("lost.safetensors");
-            write_safetensors(&path, kept.map(tensor).collect(), None).unwrap();
+            save(&path, &kept);
             let error = reason(&convert(&path, &output, &AdapterConversion::default()).unwrap_err());
             assert!(
                 error.contains(lost.trim_end_matches('.')) && error.contains("--unet-config"),
@@ -263,14 +252,9 @@ fn a_layer_that_is_lost_is_missed() {
 fn copies_that_differ_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("model.safetensors"), folder.path().join("out.safetensors"));
-    let dump = contents(&fixtures().join("base/pytorch_model.bin"));
-    let tensors = dump.into_iter().map(|(name, (dtype, shape, mut data))| {
-        if name == "adapter_modules.3.to_v_ip.weight" {
-            data[0] ^= 1;
-        }
-        TensorBytes { name, dtype, shape, data: data.into() }
-    });
-    write_safetensors(&input, tensors.collect(), None).unwrap();
+    let mut dump = contents(&fixtures().join("base/pytorch_model.bin"));
+    dump.get_mut("adapter_modules.3.to_v_ip.weight").unwrap().1[0] ^= 1;
+    save(&input, &dump);
     let error = convert(&input, &output, &AdapterConversion::default()).unwrap_err();
     assert!(reason(&error).contains("adapter_modules.3.to_v_ip.weight") && reason(&error).contains("differ"));
     assert!(!output.exists());
@@ -357,22 +341,14 @@ fn loras_that_do_not_fit_are_refused() {
     let join = |lora: &str| AdapterConversion { lora: AdapterLora::Join(at(lora)), ..AdapterConversion::default() };
     assert!(reason(&convert(&at("face"), &at("out"), &join("lora")).unwrap_err()).contains("brings its LoRA"));
     // One whose change is scaled, one for a part of the layers, and one of other sizes.
-    let lora: BTreeMap<_, _> = contents(&at("lora"));
-    let rewrite = |name: &str, extra: Option<f32>, kept: &dyn Fn(&str) -> bool| {
-        let kept = lora.iter().filter(|(name, _)| kept(name));
-        let tensor = |(name, (dtype, shape, data)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| TensorBytes {
-            name: name.clone(),
-            dtype: *dtype,
-            shape: shape.clone(),
-            data: data.clone().into(),
-        };
-        let alpha = extra.map(|alpha| TensorBytes {
-            name: lora.keys().next().unwrap().replace(".lora_down.weight", ".alpha"),
-            dtype: Dtype::F32,
-            shape: vec![],
-            data: alpha.to_le_bytes().to_vec().into(),
-        });
-        write_safetensors(&at(name), kept.map(tensor).chain(alpha).collect(), None).unwrap();
+    let lora = contents(&at("lora"));
+    let rewrite = |name: &str, alpha: Option<f32>, kept: &dyn Fn(&str) -> bool| {
+        let mut changed = lora.clone();
+        changed.retain(|name, _| kept(name));
+        let first = lora.keys().next().unwrap().replace(".lora_down.weight", ".alpha");
+        let alpha = alpha.map(|alpha| (TensorInfo { dtype: Dtype::F32, shape: vec![] }, alpha.to_le_bytes().to_vec()));
+        changed.extend(alpha.map(|alpha| (first, alpha)));
+        save(&at(name), &changed);
     };
     rewrite("halved", Some(sizes.rank as f32 / 2.0), &|_| true);
     convert(&at("apart"), &at("joined"), &join("halved")).unwrap();
@@ -413,7 +389,7 @@ fn diffusers_has_the_same_names_and_bytes() {
     assert_eq!(expected.len(), 7);
     for (file, expected) in expected {
         convert(&root.join(&file), &output, &to(AdapterDialect::Diffusers)).unwrap();
-        let described = |(name, (_, shape, data)): (String, (Dtype, Vec<usize>, Vec<u8>))| {
+        let described = |(name, (TensorInfo { shape, .. }, data))| {
             let path = folder.path().join("bytes");
             fs::write(&path, data).unwrap();
             (name, format!("{shape:?} {}", &sha256_file(&path).unwrap()[..32]))

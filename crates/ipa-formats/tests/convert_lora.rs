@@ -1,21 +1,20 @@
 //! LoRA files from one dialect to another and back.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/contents.rs"]
+mod contents;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
-use std::path::Path;
 
+use contents::{Contents, contents, save};
 use half::{bf16, f16};
-use ipa_formats::{
-    Conversion, Dtype, FormatError, LoraDialect, TensorBytes, TensorInfo, Weights, convert_lora, write_safetensors,
-};
+use ipa_formats::{Conversion, Dtype, FormatError, LoraDialect, TensorInfo, Weights, convert_lora};
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;
-
-type Contents = BTreeMap<String, (TensorInfo, Vec<u8>)>;
 
 /// Modules of Stable Diffusion 1.x and of XL in diffusers' names and in kohya's.
 const SD: [(&str, &str); 6] = [
@@ -108,23 +107,6 @@ fn kohya(layers: &BTreeMap<usize, Factors>, names: &[(&str, &str)]) -> Contents 
         contents.extend(alpha.map(|alpha| (format!("{name}.alpha"), alpha)));
     }
     contents
-}
-
-fn save(path: &Path, contents: &Contents) {
-    let tensor = |(name, (info, data)): (&String, &(TensorInfo, Vec<u8>))| TensorBytes {
-        name: name.clone(),
-        dtype: info.dtype,
-        shape: info.shape.clone(),
-        data: data.clone().into(),
-    };
-    write_safetensors(path, contents.iter().map(tensor).collect(), None).unwrap();
-}
-
-fn contents(path: &Path) -> Contents {
-    let weights = Weights::open(path).unwrap();
-    let tensor =
-        |name: &str| (name.to_owned(), (weights.info(name).unwrap().clone(), weights.data(name).unwrap().into_owned()));
-    weights.names().map(tensor).collect()
 }
 
 fn plan(input: &Contents, to: LoraDialect) -> Result<Conversion, FormatError> {

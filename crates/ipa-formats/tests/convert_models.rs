@@ -1,46 +1,30 @@
 //! Base models from one form to another. Checkpoints: tests/fixtures/single_file.py, tests/fixtures/tiny_sd.py
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/contents.rs"]
+mod contents;
 mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use contents::{Contents, contents, save};
 use half::{bf16, f16};
 use ipa_formats::{
-    Dtype, FormatError, ModelConversion, ModelConversionOptions, ModelForm, ModelReport, PredictionType, TensorBytes,
-    TensorInfo, Weights, weights_file, write_safetensors,
+    Dtype, FormatError, ModelConversion, ModelConversionOptions, ModelForm, ModelReport, PredictionType, TensorInfo,
+    weights_file,
 };
 use serde_json::{Value, json};
 use support::*;
-
-type Contents = BTreeMap<String, (TensorInfo, Vec<u8>)>;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
 }
 
-fn contents(path: &Path) -> Contents {
-    let weights = Weights::open(path).unwrap();
-    let tensor =
-        |name: &str| (name.to_owned(), (weights.info(name).unwrap().clone(), weights.data(name).unwrap().into_owned()));
-    weights.names().map(tensor).collect()
-}
-
 fn of_folder(model: &Path) -> BTreeMap<&'static str, Contents> {
     let part = |part| (part, contents(&weights_file(&model.join(part)).unwrap()));
     ["unet", "vae", "text_encoder"].map(part).into_iter().collect()
-}
-
-fn save(path: &Path, contents: &Contents) {
-    let tensor = |(name, (info, data)): (&String, &(TensorInfo, Vec<u8>))| TensorBytes {
-        name: name.clone(),
-        dtype: info.dtype,
-        shape: info.shape.clone(),
-        data: data.clone().into(),
-    };
-    write_safetensors(path, contents.iter().map(tensor).collect(), None).unwrap();
 }
 
 fn convert(input: &Path, output: &Path, form: ModelForm, options: &ModelConversionOptions) -> ModelReport {
