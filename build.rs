@@ -5,7 +5,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-fn main() {
+/// Also a part of the build script that compiles something.
+#[allow(unreachable_pub)]
+pub fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else { return };
     // Set-up touches this file when it moves the checkout's link; what is not there yet is looked for each time.

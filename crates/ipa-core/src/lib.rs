@@ -16,6 +16,7 @@
 #[cfg(feature = "allocator")]
 pub mod allocator;
 mod attention;
+mod autograd;
 mod checkpoint;
 mod component;
 pub mod device;

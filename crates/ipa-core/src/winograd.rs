@@ -10,6 +10,7 @@ use std::slice;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::autograd::is_grad_enabled;
 use crate::parallel::{for_each, is_shared};
 
 /// Products of a tile.
@@ -21,10 +22,8 @@ thread_local! {
     static ENABLED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While it lives, 3×3 convolutions on this thread may be computed by Winograd's algorithm.
-///
-/// That is for drawing: in training, a segment that is computed again for its gradients has to give the same bits, and
-/// what has a gradient goes through libtorch.
+/// While it lives, 3×3 convolutions on this thread, by weights that have no gradient, may be computed by Winograd's
+/// algorithm, and so may be their ways back.
 #[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
 pub struct FewerProducts {
@@ -52,15 +51,16 @@ impl Drop for FewerProducts {
 
 /// Whether a convolution of a picture by a 3×3 kernel, stride 1, padded by 1, is faster so, and may be so.
 pub(crate) fn suits(hidden: &Tensor, weight: &Tensor) -> bool {
-    let (_, inputs, height, width) = hidden.size4().unwrap_or_default();
+    let (batch, inputs, height, width) = hidden.size4().unwrap_or_default();
     let outputs = weight.size()[0];
+    // In training, weights are transformed at each call.
+    let is_enough = if is_grad_enabled() { batch * height * width >= 1024 } else { height * width >= 256 };
     ENABLED.get()
         && hidden.device() == Device::Cpu
         && (hidden.kind(), weight.kind()) == (Kind::Float, Kind::Float)
-        && !(hidden.requires_grad() || weight.requires_grad())
-        && hidden.size()[0] > 0
+        && batch > 0
         && inputs.min(outputs) >= 64
-        && height * width >= 256
+        && is_enough
         && is_shared()
 }
 
@@ -74,10 +74,36 @@ pub(crate) fn transformed(weight: &Tensor) -> Tensor {
     both.matmul(&weight.reshape([outputs * inputs, 9]).tr()).view([POINTS as i64, outputs, inputs])
 }
 
-/// `hidden` `[batch, inputs, height, width]` by transformed weights `[16, outputs, inputs]`, padded by 1.
-pub(crate) fn convolved(hidden: &Tensor, weights: &Tensor, bias: Option<&Tensor>) -> Tensor {
+/// Which way a convolution is walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From pictures to features.
+    Forward,
+    /// From the gradient of features to that of pictures: the convolution by the kernel turned about, outputs for inputs.
+    Back,
+}
+
+impl Way {
+    /// The matrix that a product is with. A kernel turned about has its transform's first and last rows and columns
+    /// exchanged.
+    fn matrix(self, point: usize) -> usize {
+        let turned = |index: usize| [3, 1, 2, 0][index];
+        match self {
+            Self::Forward => point,
+            Self::Back => 4 * turned(point / 4) + turned(point % 4),
+        }
+    }
+}
+
+/// `hidden` `[batch, inputs, height, width]` by transformed weights `[16, outputs, inputs]`, padded by 1; back,
+/// `[batch, outputs, height, width]` by the same.
+pub(crate) fn convolved(hidden: &Tensor, weights: &Tensor, bias: Option<&Tensor>, way: Way) -> Tensor {
     let hidden = hidden.contiguous();
     let (batch, inputs, height, width) = hidden.size4().expect("pictures have four sizes");
+    let weights = match way {
+        Way::Forward => weights.shallow_clone(),
+        Way::Back => weights.transpose(1, 2),
+    };
     let outputs = weights.size()[1];
     let result = Tensor::empty([batch, outputs, height, width], (Kind::Float, Device::Cpu));
     let sizes = Sizes { height: height as usize, width: width as usize };
@@ -85,7 +111,7 @@ pub(crate) fn convolved(hidden: &Tensor, weights: &Tensor, bias: Option<&Tensor>
     let rows_at_once = TILES.div_ceil(sizes.tile_columns()).max(rows.div_ceil(8)).min(rows);
     let bias = bias.map(|bias| floats(&bias.contiguous()).to_vec());
     for first in (0..rows).step_by(rows_at_once) {
-        let band = Band { sizes, first, rows: rows_at_once.min(rows - first) };
+        let band = Band { sizes, way, first, rows: rows_at_once.min(rows - first) };
         let tiles = band.tiles() as i64;
         let spread = Tensor::empty([POINTS as i64, inputs, tiles], (Kind::Float, Device::Cpu));
         band.spread(&hidden, &spread);
@@ -115,6 +141,7 @@ impl Sizes {
 #[derive(Clone, Copy)]
 struct Band {
     sizes: Sizes,
+    way: Way,
     first: usize,
     rows: usize,
 }
@@ -136,7 +163,7 @@ impl Band {
                 let plane = picture * channels + channel;
                 lines.load(from, plane, tile_row, self.sizes);
                 let place =
-                    |point: usize| (point * channels + channel) * self.tiles() + row * self.sizes.tile_columns();
+                    |point| (self.way.matrix(point) * channels + channel) * self.tiles() + row * self.sizes.tile_columns();
                 // SAFETY: every channel writes its own part of each of the 16 matrices.
                 lines.spread(|point| unsafe { to.part(place(point), self.sizes.tile_columns()) });
             }
@@ -155,7 +182,7 @@ impl Band {
                 let (picture, tile_row) =
                     ((self.first + row) / self.sizes.tile_rows(), (self.first + row) % self.sizes.tile_rows());
                 let part = |point: usize| {
-                    let begin = (point * channels + channel) * self.tiles() + row * columns;
+                    let begin = (self.way.matrix(point) * channels + channel) * self.tiles() + row * columns;
                     &from[begin..begin + columns]
                 };
                 for column in 0..4 {
@@ -305,28 +332,80 @@ mod tests {
                 [1, 1],
                 1,
             );
-            let found = convolved(&hidden, &transformed(&weight), Some(&bias)).to_kind(Kind::Double);
+            let found = convolved(&hidden, &transformed(&weight), Some(&bias), Way::Forward).to_kind(Kind::Double);
             let error = (&found - &direct).abs().max().double_value(&[]) / direct.abs().max().double_value(&[]);
             assert!(error < 2e-6, "{error} for {height} x {width}");
         }
     }
 
     #[test]
-    fn it_is_taken_where_it_may_be() {
+    fn its_way_back_is_the_convolutions() {
+        for (batch, inputs, outputs, height, width) in [(2, 64, 70, 16, 16), (1, 3, 5, 17, 19), (1, 65, 64, 40, 30)] {
+            let weight = Draws::seeded(2).normal(&[outputs, inputs, 3, 3]);
+            let gradient = Draws::seeded(3).normal(&[batch, outputs, height, width]);
+            let expected = Tensor::conv_transpose2d(
+                &gradient.to_kind(Kind::Double),
+                &weight.to_kind(Kind::Double),
+                None::<&Tensor>,
+                [1, 1],
+                [1, 1],
+                [0, 0],
+                1,
+                [1, 1],
+            );
+            let found = convolved(&gradient, &transformed(&weight), None, Way::Back).to_kind(Kind::Double);
+            let error = (&found - &expected).abs().max().double_value(&[]) / expected.abs().max().double_value(&[]);
+            assert!(error < 2e-6, "{error} for {height} x {width}");
+        }
+    }
+
+    fn conv(inputs: i64, outputs: i64) -> (crate::layers::Conv2d, Tensor) {
         let vs = tch::nn::VarStore::new(Device::Cpu);
-        let conv = crate::layers::conv2d(&vs.root(), 64, 64, 3);
+        let conv = crate::layers::conv2d(&vs.root(), inputs, outputs, 3);
         for (name, mut variable) in vs.variables() {
             variable.set_data(&Draws::seeded(name.len() as u64).normal(&variable.size()));
         }
+        (conv, vs.variables()["weight"].shallow_clone())
+    }
+
+    fn is_near(found: &Tensor, direct: &Tensor) -> bool {
+        (found - direct).abs().max().double_value(&[]) < 1e-5 * direct.abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn it_is_taken_where_it_may_be() {
+        let (conv, _) = conv(64, 64);
         let hidden = Draws::seeded(1).normal(&[1, 64, 16, 16]);
+        let no_grad = tch::no_grad_guard();
         let direct = hidden.apply(&conv);
         let fewer = FewerProducts::new();
         let found = hidden.apply(&conv);
         assert_eq!(found != direct, is_shared(), "the last bits differ");
-        assert!((found - &direct).abs().max().double_value(&[]) < 1e-5 * direct.abs().max().double_value(&[]));
-        let trained = hidden.set_requires_grad(true).apply(&conv);
-        assert!(trained.requires_grad() && trained == direct, "what has a gradient goes through libtorch");
+        assert!(is_near(&found, &direct));
+        drop(no_grad);
+        assert!(hidden.apply(&conv) == direct, "too few places for weights transformed at each call");
         drop(fewer);
-        assert_eq!(hidden.detach().apply(&conv), direct);
+        assert_eq!(hidden.apply(&conv), direct);
+    }
+
+    #[test]
+    fn training_takes_it_where_weights_are_frozen() {
+        let (conv, mut weight) = conv(64, 80);
+        let hidden = Draws::seeded(1).normal(&[1, 64, 32, 32]);
+        let way = || {
+            let hidden = hidden.copy().set_requires_grad(true);
+            let result = hidden.apply(&conv);
+            (&result * Draws::seeded(7).normal(&result.size())).sum(None).backward();
+            (result.detach(), hidden.grad())
+        };
+        let direct = way();
+        let _fewer = FewerProducts::new();
+        let found = way();
+        assert_eq!(found.0 != direct.0, is_shared(), "the last bits differ");
+        assert!(is_near(&found.0, &direct.0) && is_near(&found.1, &direct.1));
+        assert_eq!(found, way(), "the same again");
+        let _ = weight.requires_grad_(true);
+        assert_eq!(way(), direct, "what learns goes through libtorch");
+        assert!(weight.grad().defined());
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use ipa_adapter::{AdapterError, Features, ImagePrompt, IpAdapter};
+use ipa_core::FewerProducts;
 use ipa_core::tch::{Device, Kind, Reduction, Tensor};
 use ipa_sample::{NoiseSchedule, PredictionType};
 use ipa_unet::Unet;
@@ -237,6 +238,7 @@ pub(crate) fn predicted(
     schedule: &NoiseSchedule,
     batch: &Batch,
 ) -> Result<Tensor, AdapterError> {
+    let _fewer = FewerProducts::new();
     let UnetInputs { noisy, context, prompt } = unet_inputs(adapter, schedule, batch)?;
     Ok(unet.forward(&noisy, &batch.timesteps, &context, &prompt).to_kind(Kind::Float))
 }

@@ -5,6 +5,7 @@
 //! made them of is walked once, at the end.
 
 use ipa_adapter::{AdapterError, IpAdapter};
+use ipa_core::FewerProducts;
 use ipa_core::tch::{Kind, Tensor};
 use ipa_sample::NoiseSchedule;
 use ipa_unet::{Conditions, Flow, Unet};
@@ -31,6 +32,7 @@ pub fn backward_by_segments(
     batch: &Batch,
     loss_of: impl Fn(&Tensor) -> Tensor,
 ) -> Result<f64, AdapterError> {
+    let _fewer = FewerProducts::new();
     let UnetInputs { noisy, context, prompt } = unet_inputs(adapter, schedule, batch)?;
     let mut shared = Cuts::default();
     let time_embeds = shared.cut(unet.time_embeds(&batch.timesteps, &noisy));

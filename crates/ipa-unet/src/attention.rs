@@ -1,6 +1,8 @@
 //! Self-attention, cross-attention and the transformer around them.
 
-use ipa_core::layers::{Conv2d, GroupNorm, LayerNorm, Linear, conv2d, group_norm, layer_norm, linear, linear_no_bias};
+use ipa_core::layers::{
+    Conv2d, GroupNorm, LayerNorm, Linear, added, conv2d, geglu, group_norm, layer_norm, linear, linear_no_bias,
+};
 use ipa_core::tch::{Tensor, nn::Path};
 use ipa_core::{attention, merge_heads, split_heads};
 
@@ -89,8 +91,7 @@ impl FeedForward {
     }
 
     fn forward(&self, hidden: &Tensor) -> Tensor {
-        let projected = hidden.apply(&self.proj).chunk(2, -1); // value first, then gate
-        (&projected[0] * projected[1].gelu("none")).apply(&self.out)
+        geglu(&hidden.apply(&self.proj)).apply(&self.out)
     }
 }
 
@@ -119,9 +120,9 @@ impl BasicTransformerBlock {
     }
 
     fn forward(&self, hidden: &Tensor, context: &Tensor, hook: &dyn CrossAttentionHook) -> Tensor {
-        let hidden = self.attn1.forward(&hidden.apply(&self.norm1)) + hidden;
-        let hidden = self.attn2.forward(&hidden.apply(&self.norm2), context, hook) + hidden;
-        self.ff.forward(&hidden.apply(&self.norm3)) + hidden
+        let hidden = added(self.attn1.forward(&hidden.apply(&self.norm1)), hidden);
+        let hidden = added(self.attn2.forward(&hidden.apply(&self.norm2), context, hook), &hidden);
+        added(self.ff.forward(&hidden.apply(&self.norm3)), &hidden)
     }
 }
 
@@ -166,16 +167,15 @@ impl Projection {
     }
 
     fn to_tokens(&self, features: &Tensor) -> Tensor {
-        let tokens = |features: &Tensor| features.flatten(2, 3).transpose(1, 2);
         match self {
-            Self::Convolution(conv) => tokens(&features.apply(conv)),
-            Self::Matrix(linear) => tokens(features).apply(linear),
+            Self::Convolution(conv) => conv.to_tokens(features),
+            Self::Matrix(linear) => features.flatten(2, 3).transpose(1, 2).apply(linear),
         }
     }
 
     fn to_features(&self, tokens: &Tensor, size: &[i64]) -> Tensor {
         match self {
-            Self::Convolution(conv) => tokens.transpose(1, 2).reshape(size).apply(conv),
+            Self::Convolution(conv) => conv.to_features(tokens, size),
             Self::Matrix(linear) => tokens.apply(linear).transpose(1, 2).reshape(size),
         }
     }
@@ -205,6 +205,6 @@ impl Transformer2d {
     pub(crate) fn forward(&self, hidden: &Tensor, context: &Tensor, hook: &dyn CrossAttentionHook) -> Tensor {
         let tokens = self.proj_in.to_tokens(&hidden.apply(&self.norm));
         let tokens = self.blocks.iter().fold(tokens, |tokens, block| block.forward(&tokens, context, hook));
-        self.proj_out.to_features(&tokens, &hidden.size()) + hidden
+        added(self.proj_out.to_features(&tokens, &hidden.size()), hidden)
     }
 }

@@ -1,6 +1,6 @@
 //! The residual block.
 
-use ipa_core::layers::{Conv2d, GroupNorm, Linear, conv2d, group_norm, linear};
+use ipa_core::layers::{Conv2d, GroupNorm, Linear, added, conv2d, group_norm, linear};
 use ipa_core::tch::{Tensor, nn::Path};
 
 use crate::UnetConfig;
@@ -33,7 +33,7 @@ impl ResnetBlock2d {
     pub(crate) fn forward(&self, hidden: &Tensor, time_embeds: &Tensor) -> Tensor {
         let shift = time_embeds.silu().apply(&self.time_emb_proj).unsqueeze(-1).unsqueeze(-1); // [b, out, 1, 1]
         let shortcut = hidden.apply_opt(&self.conv_shortcut);
-        let hidden = hidden.apply(&self.norm1).silu().apply(&self.conv1) + shift;
-        hidden.apply(&self.norm2).silu().apply(&self.conv2) + shortcut
+        let hidden = added(self.norm1.forward_silu(hidden).apply(&self.conv1), &shift);
+        added(self.norm2.forward_silu(&hidden).apply(&self.conv2), &shortcut)
     }
 }

@@ -133,7 +133,7 @@ impl Unet {
 
     /// The prediction, from what the last segment left.
     pub fn finish(&self, flow: Flow) -> Tensor {
-        flow.hidden.apply(&self.conv_norm_out).silu().apply(&self.conv_out)
+        self.conv_norm_out.forward_silu(&flow.hidden).apply(&self.conv_out)
     }
 }
 

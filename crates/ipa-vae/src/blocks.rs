@@ -1,6 +1,6 @@
 //! The blocks encoder and decoder share. Every group normalisation here has eps 1e-6 and goes through [`Norms`].
 
-use ipa_core::layers::{Conv2d, GroupNorm, Linear, conv2d, conv2d_strided, group_norm, linear};
+use ipa_core::layers::{Conv2d, GroupNorm, Linear, added, conv2d, conv2d_strided, group_norm, linear};
 use ipa_core::tch::{Tensor, nn::Path};
 
 use crate::norms::Norms;
@@ -30,8 +30,8 @@ impl ResnetBlock2d {
 
     pub(crate) fn forward(&self, hidden: &Tensor, norms: &Norms) -> Tensor {
         let shortcut = hidden.apply_opt(&self.conv_shortcut);
-        let hidden = norms.apply(&self.norm1, hidden).silu().apply(&self.conv1);
-        norms.apply(&self.norm2, &hidden).silu().apply(&self.conv2) + shortcut
+        let hidden = norms.apply_silu(&self.norm1, hidden).apply(&self.conv1);
+        added(norms.apply_silu(&self.norm2, &hidden).apply(&self.conv2), &shortcut)
     }
 }
 
@@ -60,7 +60,7 @@ impl Attention {
         let tokens = norms.apply(&self.group_norm, hidden).flatten(2, 3).transpose(1, 2).unsqueeze(1); // [b, 1, h·w, c]
         let (query, key, value) = (tokens.apply(&self.to_q), tokens.apply(&self.to_k), tokens.apply(&self.to_v));
         let attended = ipa_core::attention(&query, &key, &value).apply(&self.to_out);
-        attended.squeeze_dim(1).transpose(1, 2).reshape(hidden.size()) + hidden
+        added(attended.squeeze_dim(1).transpose(1, 2).reshape(hidden.size()), hidden)
     }
 }
 

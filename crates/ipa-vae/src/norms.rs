@@ -46,4 +46,12 @@ impl Norms {
             }
         }
     }
+
+    /// The same, and SiLU.
+    pub(crate) fn apply_silu(&self, norm: &GroupNorm, hidden: &Tensor) -> Tensor {
+        match self {
+            Self::Own => norm.forward_silu(hidden),
+            _ => self.apply(norm, hidden).silu(),
+        }
+    }
 }

@@ -44,7 +44,7 @@ impl Encoder {
         let hidden = pixels.apply(&self.conv_in);
         let hidden = self.down_blocks.iter().fold(hidden, |hidden, block| block.forward(&hidden, norms));
         let hidden = self.mid_block.forward(&hidden, norms);
-        norms.apply(&self.conv_norm_out, &hidden).silu().apply(&self.conv_out)
+        norms.apply_silu(&self.conv_norm_out, &hidden).apply(&self.conv_out)
     }
 }
 
@@ -82,7 +82,7 @@ impl Decoder {
     fn forward(&self, hidden: &Tensor, norms: &Norms) -> Tensor {
         let hidden = self.mid_block.forward(&hidden.apply(&self.conv_in), norms);
         let hidden = self.up_blocks.iter().fold(hidden, |hidden, block| block.forward(&hidden, norms));
-        norms.apply(&self.conv_norm_out, &hidden).silu().apply(&self.conv_out)
+        norms.apply_silu(&self.conv_norm_out, &hidden).apply(&self.conv_out)
     }
 }
 

@@ -1,0 +1,27 @@
+//! Finds libtorch at run time as every package does, and compiles what its bindings leave out.
+
+use std::env;
+use std::path::PathBuf;
+
+#[path = "../../build.rs"]
+mod rpath;
+
+fn main() {
+    rpath::main();
+    const SOURCE: &str = "src/autograd/shim.cpp";
+    println!("cargo::rerun-if-changed={SOURCE}");
+    let include = include();
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").file(SOURCE).warnings(false);
+    build.include(&include).include(include.join("torch/csrc/api/include"));
+    build.compile("ipa_autograd");
+}
+
+/// Of the libtorch that the bindings were compiled with: beside its `lib`, which they tell on Linux and macOS.
+fn include() -> PathBuf {
+    println!("cargo::rerun-if-env-changed=LIBTORCH_INCLUDE");
+    let root = env::var_os("LIBTORCH_INCLUDE").map(PathBuf::from);
+    let beside = || Some(PathBuf::from(env::var_os("DEP_TCH_LIBTORCH_LIB")?).parent()?.to_owned());
+    let named = || env::var_os("LIBTORCH").map(PathBuf::from);
+    root.or_else(beside).or_else(named).expect("the bindings were compiled with a libtorch").join("include")
+}

@@ -1,0 +1,154 @@
+//! Convolutions.
+
+use std::sync::OnceLock;
+
+use tch::nn::{Module, Path};
+use tch::{Device, Tensor};
+
+use super::declare;
+use crate::autograd::{is_grad_enabled, is_wanted, with_backward};
+use crate::winograd::{self, Way};
+
+/// Two-dimensional convolution with bias.
+#[derive(Debug)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: i64,
+    padding: i64,
+    /// Its weights for Winograd's algorithm, once that has been of use.
+    transformed: OnceLock<Tensor>,
+}
+
+/// A convolution that keeps height and width: odd `kernel`, stride 1, padded by `kernel / 2`.
+pub fn conv2d(vs: &Path, inputs: i64, outputs: i64, kernel: i64) -> Conv2d {
+    conv2d_strided(vs, inputs, outputs, kernel, 1, kernel / 2)
+}
+
+/// A convolution with its own stride and padding.
+pub fn conv2d_strided(vs: &Path, inputs: i64, outputs: i64, kernel: i64, stride: i64, padding: i64) -> Conv2d {
+    let bias = Some(declare(vs, "bias", &[outputs]));
+    Conv2d {
+        weight: declare(vs, "weight", &[outputs, inputs, kernel, kernel]),
+        bias,
+        stride,
+        padding,
+        transformed: OnceLock::new(),
+    }
+}
+
+/// Cuts an image into `patch`×`patch` squares and projects each (no bias), as vision towers do.
+pub fn patch_conv2d(vs: &Path, inputs: i64, outputs: i64, patch: i64) -> Conv2d {
+    let weight = declare(vs, "weight", &[outputs, inputs, patch, patch]);
+    Conv2d { weight, bias: None, stride: patch, padding: 0, transformed: OnceLock::new() }
+}
+
+impl Module for Conv2d {
+    fn forward(&self, hidden: &Tensor) -> Tensor {
+        let kernel = &self.weight.size()[2..];
+        let is_frozen = !self.weight.requires_grad();
+        match (self.stride, self.padding, kernel) {
+            (1, 1, &[3, 3]) if is_frozen && winograd::suits(hidden, &self.weight) => self.by_winograd(hidden),
+            (1, 0, &[1, 1]) if is_frozen && hidden.device() == Device::Cpu => self.by_matrix(hidden),
+            (stride, padding, _) => {
+                hidden.conv2d(&self.weight, self.bias.as_ref(), [stride; 2], [padding; 2], [1, 1], 1)
+            }
+        }
+    }
+}
+
+impl Conv2d {
+    fn by_winograd(&self, hidden: &Tensor) -> Tensor {
+        let bias = self.bias.as_ref();
+        if !is_grad_enabled() {
+            // Kept: drawing calls it many times.
+            let weights = self.transformed.get_or_init(|| winograd::transformed(&self.weight));
+            return winograd::convolved(hidden, weights, bias, Way::Forward);
+        }
+        let forward = |hidden: &Tensor| winograd::convolved(hidden, &winograd::transformed(&self.weight), bias, Way::Forward);
+        if !is_wanted(hidden) {
+            return forward(hidden);
+        }
+        // Not kept: transformed weights take more memory than what libtorch would keep of features.
+        with_backward(hidden, |hidden| {
+            let weight = self.weight.shallow_clone();
+            let backward = move |gradient: &Tensor| {
+                winograd::convolved(gradient, &winograd::transformed(&weight), None, Way::Back)
+            };
+            (forward(hidden), backward)
+        })
+    }
+
+    /// A 1×1 convolution is a matrix product, whose way back keeps nothing where the matrix is frozen.
+    fn by_matrix(&self, hidden: &Tensor) -> Tensor {
+        let (batch, inputs, height, width) = hidden.size4().expect("pictures have four sizes");
+        let columns = hidden.reshape([batch, inputs, height * width]);
+        self.columns(&columns).view([batch, -1, height, width])
+    }
+
+    /// A 1×1 convolution from features to tokens, without laying either out anew.
+    ///
+    /// # Shapes
+    /// - `features`: `[batch, inputs, h, w]`; result: `[batch, h · w, outputs]`
+    ///
+    /// # Panics
+    /// If the kernel is larger.
+    pub fn to_tokens(&self, features: &Tensor) -> Tensor {
+        let tokens = features.flatten(2, 3).transpose(1, 2);
+        let matrix = self.matrix(tokens.size()[0]).transpose(1, 2);
+        match &self.bias {
+            Some(bias) => bias.view([1, 1, -1]).baddbmm(&tokens, &matrix, 1, 1),
+            None => tokens.bmm(&matrix),
+        }
+    }
+
+    /// A 1×1 convolution from tokens to features.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, h · w, inputs]`; result: `size`, `[batch, outputs, h, w]`
+    ///
+    /// # Panics
+    /// If the kernel is larger, or the sizes do not fit.
+    pub fn to_features(&self, tokens: &Tensor, size: &[i64]) -> Tensor {
+        self.columns(&tokens.transpose(1, 2)).view(size)
+    }
+
+    /// `[batch, inputs, n]` → `[batch, outputs, n]`.
+    fn columns(&self, columns: &Tensor) -> Tensor {
+        let matrix = self.matrix(columns.size()[0]);
+        match &self.bias {
+            Some(bias) => bias.view([1, -1, 1]).baddbmm(&matrix, columns, 1, 1),
+            None => matrix.bmm(columns),
+        }
+    }
+
+    /// The weights of a 1×1 kernel, `[batch, outputs, inputs]`.
+    fn matrix(&self, batch: i64) -> Tensor {
+        let (outputs, inputs, ..) = self.weight.size4().expect("a convolution's weights have four sizes");
+        self.weight.view([1, outputs, inputs]).expand([batch, outputs, inputs], false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::Draws;
+
+    #[test]
+    fn by_a_matrix_it_is_the_convolution() {
+        let vs = tch::nn::VarStore::new(Device::Cpu);
+        let conv = conv2d(&vs.root(), 5, 7, 1);
+        for (name, mut variable) in vs.variables() {
+            variable.set_data(&Draws::seeded(name.len() as u64).normal(&variable.size()));
+        }
+        let hidden = Draws::seeded(1).normal(&[2, 5, 3, 4]);
+        let variables = vs.variables();
+        let direct = hidden.conv2d(&variables["weight"], Some(&variables["bias"]), [1, 1], [0, 0], [1, 1], 1);
+        let tokens = |features: &Tensor| features.flatten(2, 3).transpose(1, 2);
+        let is_near =
+            |found: Tensor, expected: &Tensor| (found - expected).abs().max().double_value(&[]) < 1e-5;
+        assert!(is_near(hidden.apply(&conv), &direct));
+        assert!(is_near(conv.to_tokens(&hidden), &tokens(&direct)));
+        assert!(is_near(conv.to_features(&tokens(&hidden), &[2, 7, 3, 4]), &direct));
+    }
+}
