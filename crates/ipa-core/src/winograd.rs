@@ -162,8 +162,9 @@ impl Band {
                     ((self.first + row) / self.sizes.tile_rows(), (self.first + row) % self.sizes.tile_rows());
                 let plane = picture * channels + channel;
                 lines.load(from, plane, tile_row, self.sizes);
-                let place =
-                    |point| (self.way.matrix(point) * channels + channel) * self.tiles() + row * self.sizes.tile_columns();
+                let place = |point| {
+                    (self.way.matrix(point) * channels + channel) * self.tiles() + row * self.sizes.tile_columns()
+                };
                 // SAFETY: every channel writes its own part of each of the 16 matrices.
                 lines.spread(|point| unsafe { to.part(place(point), self.sizes.tile_columns()) });
             }

@@ -43,7 +43,7 @@ pub(crate) fn is_wanted(input: &Tensor) -> bool {
 
 /// `forward(input)`, whose way back is `backward`: from the gradient of the result to that of `input`, once.
 ///
-/// Both are called without gradients being recorded; `forward` returns a tensor of its own, not a view. What `backward`
+/// Both are called without gradients being recorded; nothing else reads or writes what `forward` returns. What `backward`
 /// captures is kept until then. A `backward` that panics is an error of the whole way back.
 ///
 /// # Panics
@@ -139,6 +139,15 @@ mod tests {
         let expected: Tensor = 6.0 * (&x * 2.0).square();
         assert!((x.grad() - expected).abs().max().double_value(&[]) < 1e-5);
         assert!(loss.f_backward().is_err(), "it can be walked once");
+    }
+
+    #[test]
+    fn its_result_may_be_changed_in_place() {
+        let x = Draws::seeded(0).normal(&[1, 3]).set_requires_grad(true);
+        let doubled = with_backward(&x, |x| ((x * 2.0).transpose(0, 1).view([3]), |g: &Tensor| (g * 2.0).view([1, 3])));
+        crate::layers::added(doubled, &Tensor::from(1.0)).square().sum(None).backward();
+        let expected: Tensor = 4.0 * (&x * 2.0 + 1.0);
+        assert!((x.grad() - expected).abs().max().double_value(&[]) < 1e-5);
     }
 
     #[test]

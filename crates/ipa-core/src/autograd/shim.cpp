@@ -80,6 +80,8 @@ int ipa_set_backward(at::Tensor* output, const at::Tensor* input, void* data, Ba
     node = std::shared_ptr<Node>(
         new ClosureNode(torch::autograd::collect_next_edges(*input), data, backward, drop),
         torch::autograd::deleteNode);
+    // A view of what was computed is a tensor of its own for the graph.
+    *output = output->tensor_data();
     torch::autograd::set_history(*output, node);
     return 1;
   } catch (const std::exception&) {
