@@ -87,13 +87,11 @@ fn loading_is_timed_beside_a_plain_read() {
 #[test]
 #[cfg(feature = "pocket")]
 fn whole_pictures_are_timed() {
-    let of =
-        |steps: &str| told(bench("generate").with("--steps", steps).with("--adapters", "2").with("--num-images", "2"));
-    let (short, long) = (of("1"), of("3"));
-    assert_timed(&long);
-    assert!(short["step_s"].is_null() && number(&long, "step_s") > 0.0, "{short} {long}");
-    assert_eq!(number(&long, "picture_s"), number(&long, "median_s") / 2.0);
-    assert!(number(&long, "tflop") > number(&short, "tflop"));
+    let told = told(bench("generate").with("--steps", "3").with("--adapters", "2").with("--num-images", "2"));
+    assert_timed(&told);
+    assert_eq!(number(&told, "picture_s"), number(&told, "median_s") / 2.0);
+    // Three steps, and what comes before and after them.
+    assert!(2.0 * number(&told, "step_s") < number(&told, "median_s"), "{told}");
     bench("generate").with("--config", "sdxl").run().refused(2, &["sdxl", "--config"]);
 }
 
