@@ -136,6 +136,17 @@ impl VisionConfig {
             ..Self::vit_h()
         }
     }
+
+    /// OpenCLIP ViT-bigG/14, the encoder of some adapters for SDXL: 1,844,907,264 parameters.
+    pub fn vit_bigg() -> Self {
+        Self {
+            hidden_size: 1664,
+            intermediate_size: 8192,
+            num_hidden_layers: 48,
+            projection_dim: 1280,
+            ..Self::vit_h()
+        }
+    }
 }
 
 // Far above every published model, far below what exhausts a machine before the weights are even looked at.

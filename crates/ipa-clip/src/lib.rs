@@ -28,6 +28,7 @@ pub mod preprocess;
 mod text;
 mod tokenizer;
 mod vision;
+mod work;
 
 pub use config::{Activation, TextConfig, VisionConfig};
 pub use model::{ClipConfig, ClipError, ClipModel};

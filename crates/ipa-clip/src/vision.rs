@@ -114,8 +114,12 @@ mod tests {
     use ipa_core::tch::nn::VarStore;
 
     #[test]
-    fn both_encoders_have_their_published_numbers_of_parameters() {
-        for (config, expected) in [(VisionConfig::vit_h(), 632_076_800), (VisionConfig::vit_l(), 303_966_208)] {
+    fn encoders_have_their_published_numbers_of_parameters() {
+        for (config, expected) in [
+            (VisionConfig::vit_h(), 632_076_800),
+            (VisionConfig::vit_l(), 303_966_208),
+            (VisionConfig::vit_bigg(), 1_844_907_264),
+        ] {
             let vs = VarStore::new(Device::Cpu);
             VisionTower::new(&vs.root(), &config);
             assert_eq!(num_parameters(&vs), expected);

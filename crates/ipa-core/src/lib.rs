@@ -26,6 +26,7 @@ mod parallel;
 pub mod picture;
 mod threads;
 mod winograd;
+mod work;
 
 pub use attention::{attention, causal_attention, merge_heads, split_heads};
 pub use checkpoint::{Checkpoint, WeightsError, save_tensors, save_variables};
@@ -33,3 +34,4 @@ pub use component::{Component, Config, load_component, read_config, read_config_
 pub use tch;
 pub use threads::ThreadLimit;
 pub use winograd::FewerProducts;
+pub use work::Work;

@@ -20,6 +20,7 @@ mod config;
 mod norms;
 mod tiling;
 mod vae;
+mod work;
 
 pub use config::VaeConfig;
 pub use vae::{Decoder, DiagonalGaussian, Encoder, Vae};

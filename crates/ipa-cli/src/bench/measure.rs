@@ -7,7 +7,7 @@ use ipa_core::noise::Draws;
 use ipa_core::tch::{Cuda, Device, Kind, Tensor};
 use serde::Serialize;
 
-use crate::progress;
+use crate::{interrupt, progress};
 
 /// Seconds that calls took.
 #[derive(Debug, Serialize)]
@@ -18,7 +18,7 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    fn of(runs_s: Vec<f64>) -> Self {
+    pub(super) fn of(runs_s: Vec<f64>) -> Self {
         let mut sorted = runs_s.clone();
         sorted.sort_by(f64::total_cmp);
         let half = sorted.len() / 2;
@@ -31,20 +31,37 @@ impl Timing {
 pub(super) fn timed(
     device: Device,
     runs: u64,
-    (title, json): (&'static str, bool),
+    shown: (&'static str, bool),
     mut call: impl FnMut() -> Result<()>,
 ) -> Result<Timing> {
-    let bar = progress::bar(runs + 1, title, json);
-    let mut seconds = Vec::new();
-    for _ in 0..=runs {
-        seconds.push(seconds_of(device, &mut call)?);
-        bar.inc(1);
-    }
-    seconds.remove(0);
-    Ok(Timing::of(seconds))
+    Ok(timed_by_turns(device, runs, shown, 1, |_| call())?.swap_remove(0))
 }
 
-fn seconds_of(device: Device, call: &mut impl FnMut() -> Result<()>) -> Result<f64> {
+/// Times `num` kinds of call by turns, so that what else the machine does hits all of them alike: a round warms up, then
+/// `runs` rounds are counted. `call` is told which one to make.
+pub(super) fn timed_by_turns(
+    device: Device,
+    runs: u64,
+    (title, json): (&'static str, bool),
+    num: usize,
+    mut call: impl FnMut(usize) -> Result<()>,
+) -> Result<Vec<Timing>> {
+    let bar = progress::bar((runs + 1) * num as u64, title, json);
+    let mut seconds = vec![Vec::new(); num];
+    for round in 0..=runs {
+        for (index, seconds) in seconds.iter_mut().enumerate() {
+            let taken = seconds_of(device, || call(index))?;
+            if round > 0 {
+                seconds.push(taken);
+            }
+            bar.inc(1);
+            interrupt::stop_if_requested("nothing is told of what was not measured to its end");
+        }
+    }
+    Ok(seconds.into_iter().map(Timing::of).collect())
+}
+
+fn seconds_of(device: Device, call: impl FnOnce() -> Result<()>) -> Result<f64> {
     finish(device);
     let start = Instant::now();
     call()?;
@@ -93,5 +110,17 @@ mod tests {
         };
         let timing = timed(Device::Cpu, 2, ("", true), call).expect("nothing fails");
         assert_eq!((calls, timing.runs_s.len()), (3, 2));
+    }
+
+    #[test]
+    fn calls_take_turns() {
+        let mut calls = Vec::new();
+        let call = |index| {
+            calls.push(index);
+            Ok(())
+        };
+        let timings = timed_by_turns(Device::Cpu, 1, ("", true), 3, call).expect("nothing fails");
+        assert_eq!(calls, [0, 1, 2, 0, 1, 2]);
+        assert!(timings.iter().all(|timing| timing.runs_s.len() == 1));
     }
 }

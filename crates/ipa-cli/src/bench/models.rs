@@ -5,97 +5,19 @@ use std::collections::HashMap;
 use anyhow::Result;
 use clap::ValueEnum;
 use ipa_adapter::{AdapterConfig, IpAdapter, ProjectionConfig, ResamplerConfig};
-use ipa_core::Config as _;
 use ipa_core::noise::Draws;
-use ipa_core::read_config;
-use ipa_core::tch::{self, Device, Kind, Tensor, nn::VarStore};
-use ipa_formats::{Component, ModelOptions};
-use ipa_unet::{CallSize, Unet, UnetConfig};
+use ipa_core::tch::nn::{Path, VarStore};
+use ipa_core::tch::{self, Device, Kind, Tensor};
+use ipa_core::{Config as _, Work};
+use ipa_unet::{CallSize, Operation, OperationKind, Unet, UnetConfig};
 use serde::Serialize;
 
-use crate::failure::UsageError;
-use crate::model;
+use super::preset::{Preset, Side};
 
 /// Tokens of a caption.
 pub(super) const TEXT_TOKENS: i64 = 77;
 /// Random numbers that all weights are made of: enough that no product repeats, few enough to be drawn in no time.
 const NUM_RANDOM: i64 = 1 << 22;
-
-/// Sizes by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Preset {
-    /// Stable Diffusion 1.5
-    Sd15,
-    /// Stable Diffusion 2.1
-    Sd21,
-    /// Stable Diffusion XL, without what it adds to the timestep
-    Sdxl,
-    /// The small model inside this program
-    Pocket,
-}
-
-impl Preset {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Sd15 => "sd15",
-            Self::Sd21 => "sd21",
-            Self::Sdxl => "sdxl",
-            Self::Pocket => "pocket",
-        }
-    }
-
-    pub(super) fn unet(self) -> Result<UnetConfig> {
-        Ok(match self {
-            Self::Sd15 => UnetConfig::sd15(),
-            Self::Sd21 => UnetConfig::sd21(),
-            Self::Sdxl => UnetConfig::sdxl(),
-            Self::Pocket => {
-                let files = model::resolve("pocket", ModelOptions::default())?.files;
-                read_config(files.component(Component::Unet)?)?
-            }
-        })
-    }
-
-    /// Side of the pictures, which are of the model's own size unless another is asked for.
-    ///
-    /// # Errors
-    /// [`UsageError`] if it is no multiple of 8.
-    pub(super) fn side(self, size: Option<i64>) -> Result<Side, UsageError> {
-        let (downsampling, own) = match self {
-            Self::Sd15 | Self::Sd21 => (8, 512),
-            Self::Sdxl => (8, 1024),
-            Self::Pocket => (4, 64),
-        };
-        match size.unwrap_or(own) {
-            pixels if pixels % 8 == 0 => Ok(Side { pixels, latents: pixels / downsampling }),
-            pixels => Err(UsageError(format!("`--size` is {pixels}; expected a multiple of 8"))),
-        }
-    }
-
-    /// Width of its vision tower's embeddings and features, with ViT-H for all but the pocket model.
-    fn image_widths(self) -> (i64, i64) {
-        match self {
-            Self::Pocket => (128, 128),
-            _ => (1024, 1280),
-        }
-    }
-
-    /// Patches that the vision tower's features are of, and the one for the whole.
-    fn num_patches(self) -> i64 {
-        match self {
-            Self::Pocket => 65,
-            _ => 257,
-        }
-    }
-}
-
-/// Side of square pictures, and of their latents.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Side {
-    pub(super) pixels: i64,
-    pub(super) latents: i64,
-}
 
 /// Kinds of adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -137,6 +59,15 @@ impl Variant {
     }
 }
 
+/// A model with random weights, and its variables.
+pub(super) fn random<M>((device, kind): (Device, Kind), build: impl FnOnce(&Path) -> M) -> (M, VarStore) {
+    let mut vs = VarStore::new(device);
+    vs.set_kind(kind);
+    let model = build(&vs.root());
+    fill(vs.variables(), (device, kind));
+    (model, vs)
+}
+
 /// A UNet with random weights.
 pub(super) struct RandomUnet {
     pub(super) config: UnetConfig,
@@ -145,13 +76,10 @@ pub(super) struct RandomUnet {
 }
 
 impl RandomUnet {
-    pub(super) fn new(preset: Preset, (device, kind): (Device, Kind)) -> Result<Self> {
+    pub(super) fn new(preset: Preset, options: (Device, Kind)) -> Result<Self> {
         let config = preset.unet()?;
         debug_assert_eq!(config.check(), Ok(()));
-        let mut vs = VarStore::new(device);
-        vs.set_kind(kind);
-        let model = Unet::new(&vs.root(), &config);
-        fill(&vs);
+        let (model, vs) = random(options, |vs| Unet::new(vs, &config));
         Ok(Self { config, model, variables: vs.variables() })
     }
 
@@ -168,17 +96,36 @@ pub(super) fn call_size(batch: i64, side: Side, image_tokens: i64) -> CallSize {
     CallSize { batch, latents: (side.latents, side.latents), text_tokens: TEXT_TOKENS, image_tokens }
 }
 
+/// One product of the UNet, as a part of all.
+pub(super) fn work_of(operation: &Operation) -> Work {
+    let mut work = Work::default();
+    let part = match operation.kind {
+        OperationKind::Convolution => &mut work.convolutions,
+        OperationKind::Linear | OperationKind::TextLinear => &mut work.linear,
+        OperationKind::SelfAttention | OperationKind::TextAttention | OperationKind::ImageAttention => {
+            &mut work.attention
+        }
+    };
+    *part = operation.flop;
+    work
+}
+
+/// One call of the UNet.
+pub(super) fn forward_work(unet: &UnetConfig, size: CallSize) -> Work {
+    unet.operations(size).iter().map(work_of).sum()
+}
+
 /// Gives every variable memory of its own: matrices uniform in `±1/√fan_in`, norms the identity, so that what passes
 /// through stays finite in every kind.
-fn fill(vs: &VarStore) {
+pub(super) fn fill(variables: HashMap<String, Tensor>, (device, kind): (Device, Kind)) {
     let _no_grad = tch::no_grad_guard();
-    let random = (Draws::seeded(0).uniform(&[NUM_RANDOM]) * 2.0 - 1.0).to_device(vs.device()).to_kind(vs.kind());
-    for (name, mut variable) in vs.variables() {
+    let random = (Draws::seeded(0).uniform(&[NUM_RANDOM]) * 2.0 - 1.0).to_device(device).to_kind(kind);
+    for (name, mut variable) in variables {
         let size = variable.size();
         let numel = variable.numel() as i64;
         let value = match &size[..] {
-            [_] if name.ends_with(".bias") => random.new_zeros(&size, (vs.kind(), vs.device())),
-            [_] => random.new_ones(&size, (vs.kind(), vs.device())),
+            [_] if name.ends_with(".bias") => random.new_zeros(&size, (kind, device)),
+            [_] => random.new_ones(&size, (kind, device)),
             _ => {
                 let fan_in: i64 = size[1..].iter().product();
                 let repeated = random.repeat([(numel + NUM_RANDOM - 1) / NUM_RANDOM]);

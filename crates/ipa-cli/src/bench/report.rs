@@ -3,8 +3,8 @@
 use std::io::IsTerminal as _;
 
 use anyhow::Result;
+use ipa_core::Work;
 use ipa_core::tch::{Device, Kind};
-use ipa_unet::{Operation, OperationKind};
 use serde::Serialize;
 
 use super::measure::{Timing, matmul_rate};
@@ -12,122 +12,119 @@ use super::memory::Memory;
 use crate::demo::machine::Machine;
 use crate::output;
 
-/// One measurement.
-#[derive(Debug, Serialize)]
-pub(super) struct Report {
-    /// What was measured.
-    bench: &'static str,
+/// What is to be told of a measurement.
+pub(super) struct Measured {
+    pub(super) bench: &'static str,
     /// The same in words, with what it was measured on.
+    pub(super) title: String,
+    /// What was called, and what else was found, for the JSON object.
+    pub(super) call: serde_json::Value,
+    /// What else was found, for the table.
+    pub(super) found: Vec<(&'static str, String)>,
+    pub(super) timing: Timing,
+    /// Arithmetic of one call, if it is arithmetic that takes the time.
+    pub(super) work: Option<Work>,
+    pub(super) memory: Option<Memory>,
+}
+
+/// One measurement as it is told.
+#[derive(Debug, Serialize)]
+struct Report {
+    bench: &'static str,
     #[serde(skip)]
     title: String,
     #[serde(flatten)]
     call: serde_json::Value,
+    #[serde(skip)]
+    found: Vec<(&'static str, String)>,
     #[serde(flatten)]
     timing: Timing,
-    /// Arithmetic of one call, in 10¹² operations.
-    tflop: f64,
-    parts_tflop: Parts,
-    tflop_per_s: f64,
-    matmul_tflop_per_s: f64,
-    /// How near the best call is to nothing but matrix products.
-    share_of_matmul: f64,
+    #[serde(flatten)]
+    arithmetic: Option<Arithmetic>,
     #[serde(flatten)]
     memory: Option<Memory>,
     machine: Machine,
 }
 
-/// Arithmetic by kind, in 10¹² operations.
-#[derive(Debug, Default, Clone, Copy, Serialize)]
-pub(super) struct Parts {
-    pub(super) convolutions: f64,
-    pub(super) linear: f64,
-    pub(super) attention: f64,
+/// Arithmetic of one call, in 10¹² operations, and how near the best call is to nothing but matrix products.
+#[derive(Debug, Serialize)]
+struct Arithmetic {
+    tflop: f64,
+    parts_tflop: Parts,
+    tflop_per_s: f64,
+    matmul_tflop_per_s: f64,
+    share_of_matmul: f64,
 }
 
-impl Parts {
-    /// With so many times an operation.
-    pub(super) fn and(mut self, operation: &Operation, times: f64) -> Self {
-        let part = match operation.kind {
-            OperationKind::Convolution => &mut self.convolutions,
-            OperationKind::Linear | OperationKind::TextLinear => &mut self.linear,
-            OperationKind::SelfAttention | OperationKind::TextAttention | OperationKind::ImageAttention => {
-                &mut self.attention
-            }
-        };
-        *part += times * operation.flop / 1e12;
-        self
-    }
+#[derive(Debug, Serialize)]
+struct Parts {
+    convolutions: f64,
+    linear: f64,
+    attention: f64,
+}
 
-    fn total(&self) -> f64 {
-        self.convolutions + self.linear + self.attention
+impl Arithmetic {
+    fn new(work: Work, best_s: f64, matmul_rate: f64) -> Self {
+        let rate = work.total() / best_s;
+        let Work { convolutions, linear, attention } = work * 1e-12;
+        Self {
+            tflop: work.total() / 1e12,
+            parts_tflop: Parts { convolutions, linear, attention },
+            tflop_per_s: rate / 1e12,
+            matmul_tflop_per_s: matmul_rate / 1e12,
+            share_of_matmul: rate / matmul_rate,
+        }
     }
 }
 
-/// What is to be told of a measurement.
-pub(super) struct Measured {
-    pub(super) bench: &'static str,
-    pub(super) title: String,
-    pub(super) call: serde_json::Value,
-    pub(super) timing: Timing,
-    pub(super) parts: Parts,
-    pub(super) memory: Option<Memory>,
-}
-
-/// Measures the machine's matrix product and tells all of it.
-pub(super) fn tell(measured: Measured, options: (Device, Kind), json: bool) -> Result<()> {
-    let Measured { bench, title, call, timing, parts, memory } = measured;
-    let (tflop, matmul) = (parts.total(), matmul_rate(options)? / 1e12);
-    let tflop_per_s = tflop / timing.best_s;
-    let report = Report {
-        bench,
-        title,
-        call,
-        timing,
-        tflop,
-        parts_tflop: parts,
-        tflop_per_s,
-        matmul_tflop_per_s: matmul,
-        share_of_matmul: tflop_per_s / matmul,
-        memory,
-        machine: Machine::this(options),
-    };
-    if json || !std::io::stdout().is_terminal() {
-        return Ok(output::json_line(&report)?);
+/// Measures the machine's matrix product, if there is arithmetic to compare with it, and tells all of it.
+pub(super) fn tell(all: Vec<Measured>, options: (Device, Kind), json: bool) -> Result<()> {
+    let has_work = all.iter().any(|measured| measured.work.is_some());
+    let matmul_rate = has_work.then(|| matmul_rate(options)).transpose()?;
+    for measured in all {
+        let Measured { bench, title, call, found, timing, work, memory } = measured;
+        let arithmetic = work.zip(matmul_rate).map(|(work, rate)| Arithmetic::new(work, timing.best_s, rate));
+        let machine = Machine::this(options);
+        let report = Report { bench, title, call, found, timing, arithmetic, memory, machine };
+        match json || !std::io::stdout().is_terminal() {
+            true => output::json_line(&report)?,
+            false => report.lines().into_iter().try_for_each(output::line)?,
+        }
     }
-    report.lines().into_iter().try_for_each(|line| Ok(output::line(line)?))
+    Ok(())
 }
 
 impl Report {
     fn lines(&self) -> Vec<String> {
-        let (timing, parts) = (&self.timing, &self.parts_tflop);
-        let mut lines = vec![
-            self.title.clone(),
-            format!("  median    {}, of {}", seconds(timing.median_s), timing.runs_s.len()),
-            format!("  best      {}", seconds(timing.best_s)),
-            format!(
-                "  work      {:.3} TFLOP: convolutions {:.3}, matrices {:.3}, attention {:.3}",
-                self.tflop, parts.convolutions, parts.linear, parts.attention
-            ),
-            format!(
-                "  rate      {:.3} TFLOP/s, {:.0} % of the {:.3} of a large matrix product",
-                self.tflop_per_s,
-                100.0 * self.share_of_matmul,
-                self.matmul_tflop_per_s
-            ),
+        let timing = &self.timing;
+        let mut facts = vec![
+            ("median", format!("{}, of {}", seconds(timing.median_s), timing.runs_s.len())),
+            ("best", seconds(timing.best_s)),
         ];
-        if let Some(memory) = self.memory {
-            lines.push(format!(
-                "  memory    {:.2} GiB at most, {:.2} above the weights",
-                memory.peak_gib, memory.above_weights_gib
-            ));
+        facts.extend(self.found.clone());
+        facts.extend(self.arithmetic.iter().flat_map(Arithmetic::facts));
+        if let Some(Memory { peak_gib, above_weights_gib, .. }) = self.memory {
+            facts.push(("memory", format!("{peak_gib:.2} GiB at most, {above_weights_gib:.2} above the weights")));
         }
-        lines.extend(
-            self.machine.facts().into_iter().map(|(name, fact)| format!("  {:<9} {fact}", name.to_lowercase())),
-        );
-        lines
+        facts.extend(self.machine.facts());
+        let lines = facts.into_iter().map(|(name, fact)| format!("  {:<9} {fact}", name.to_lowercase()));
+        std::iter::once(self.title.clone()).chain(lines).collect()
     }
 }
 
-fn seconds(seconds: f64) -> String {
+impl Arithmetic {
+    fn facts(&self) -> [(&'static str, String); 2] {
+        let Parts { convolutions, linear, attention } = self.parts_tflop;
+        let parts = format!("convolutions {convolutions:.3}, matrices {linear:.3}, attention {attention:.3}");
+        let share = format!("{:.0} % of the {:.3}", 100.0 * self.share_of_matmul, self.matmul_tflop_per_s);
+        [
+            ("work", format!("{:.3} TFLOP: {parts}", self.tflop)),
+            ("rate", format!("{:.3} TFLOP/s, {share} of a large matrix product", self.tflop_per_s)),
+        ]
+    }
+}
+
+/// Seconds for people.
+pub(super) fn seconds(seconds: f64) -> String {
     if seconds < 1.0 { format!("{:.1} ms", 1000.0 * seconds) } else { format!("{seconds:.2} s") }
 }

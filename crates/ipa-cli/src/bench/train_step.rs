@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::{Args, value_parser};
 use ipa_adapter::IpAdapter;
+use ipa_core::Work;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{Device, Kind, Reduction, Tensor};
 use ipa_sample::{NoiseSchedule, SchedulerConfig};
@@ -10,11 +11,12 @@ use ipa_train::{AdamW, AdamWConfig, Batch, backward_by_segments, training_loss};
 use ipa_unet::{Operation, OperationKind};
 use serde_json::json;
 
-use super::CommonArgs;
 use super::measure::timed;
 use super::memory::Before;
-use super::models::{Preset, RandomUnet, Side, TEXT_TOKENS, Variant, call_size};
-use super::report::{Measured, Parts, tell};
+use super::models::{RandomUnet, TEXT_TOKENS, Variant, call_size, work_of};
+use super::preset::{Preset, Side};
+use super::report::{Measured, tell};
+use super::{CommonArgs, ConfigArgs, SizeArgs};
 
 const LEARNING_RATE: f64 = 1e-4;
 const SCALING_FACTOR: f64 = 0.18215;
@@ -25,6 +27,10 @@ const SCALING_FACTOR: f64 = 0.18215;
     after_help = "Example:\n  ipa bench train-step --config sd15 --batch 1 --size 512 --variant plus --recompute"
 )]
 pub(super) struct TrainStepArgs {
+    #[command(flatten)]
+    model: ConfigArgs,
+    #[command(flatten)]
+    size: SizeArgs,
     #[command(flatten)]
     common: CommonArgs,
     /// Pictures at once
@@ -39,8 +45,8 @@ pub(super) struct TrainStepArgs {
 }
 
 pub(super) fn run(args: &TrainStepArgs) -> Result<()> {
-    let TrainStepArgs { common, batch, variant, recompute } = args;
-    let (preset, side) = (common.config, common.config.side(common.size)?);
+    let TrainStepArgs { model, size, common, batch, variant, recompute } = args;
+    let (preset, side) = (model.config, model.config.side(size.size)?);
     let options = common.device.options()?;
     let unet = RandomUnet::new(preset, options)?;
     let adapter = unet.adapter(*variant, preset, (options.0, Kind::Float));
@@ -55,8 +61,8 @@ pub(super) fn run(args: &TrainStepArgs) -> Result<()> {
         adapter,
     };
     let timing = timed(options.0, common.runs, ("training step", common.json), || step.run())?;
-    let mut parts = backward(&step.unet.config.operations(call_size(*batch, side, variant.num_tokens())));
-    parts.linear += adapter_work(&step.adapter, *variant, preset) * *batch as f64 / 1e12;
+    let mut work = backward(&step.unet.config.operations(call_size(*batch, side, variant.num_tokens())));
+    work.linear += adapter_work(&step.adapter, *variant, preset) * *batch as f64;
     let (how, pixels) = (if *recompute { ", with recomputation" } else { "" }, side.pixels);
     let measured = Measured {
         bench: "train-step",
@@ -64,12 +70,13 @@ pub(super) fn run(args: &TrainStepArgs) -> Result<()> {
         call: json!({
             "config": preset, "batch": batch, "size": pixels, "variant": variant, "recompute": recompute
         }),
+        found: Vec::new(),
         timing,
-        parts,
+        work: Some(work),
         memory: before.until_now(),
     };
     drop(step);
-    tell(measured, options, common.json)
+    tell(vec![measured], options, common.json)
 }
 
 /// What a run keeps of its rows; on the CPU, f32.
@@ -151,7 +158,7 @@ impl Step {
 }
 
 /// Forward, and back as far as gradients go: through what comes after the first cross-attention, to features alone.
-fn backward(operations: &[Operation]) -> Parts {
+fn backward(operations: &[Operation]) -> Work {
     let first_site = operations.iter().position(|operation| operation.kind == OperationKind::ImageAttention);
     let times = |index: usize, kind: OperationKind| match (Some(index).cmp(&first_site), kind) {
         (std::cmp::Ordering::Less, _) | (_, OperationKind::TextLinear) => 1.0,
@@ -160,9 +167,8 @@ fn backward(operations: &[Operation]) -> Parts {
         // Shares, queries, keys and values.
         (_, OperationKind::SelfAttention | OperationKind::ImageAttention) => 3.0,
     };
-    let add =
-        |parts: Parts, (index, operation): (usize, &Operation)| parts.and(operation, times(index, operation.kind));
-    operations.iter().enumerate().fold(Parts::default(), add)
+    let both_ways = |(index, operation): (usize, &Operation)| work_of(operation) * times(index, operation.kind);
+    operations.iter().enumerate().map(both_ways).sum()
 }
 
 /// The adapter's own matrices, for one picture: forward, gradients of what they read, gradients of themselves.
@@ -190,7 +196,7 @@ mod tests {
     fn a_step_is_twice_a_call() {
         let side = Preset::Sd15.side(Some(512)).expect("a multiple of 8");
         let operations = UnetConfig::sd15().operations(call_size(1, side, 4));
-        let forward = operations.iter().fold(Parts::default(), |parts, operation| parts.and(operation, 1.0));
+        let forward: Work = operations.iter().map(work_of).sum();
         let step = backward(&operations);
         let ratio = |step: f64, forward: f64| step / forward;
         assert!((1.9..2.0).contains(&ratio(step.convolutions, forward.convolutions)), "{step:?} of {forward:?}");

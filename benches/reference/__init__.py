@@ -1,0 +1,1 @@
+"""What `diffusers_reference.py` measures, and how."""
