@@ -1,8 +1,11 @@
-//! Loops shared among libtorch's own threads.
+//! Loops shared among libtorch's own threads, and the numbers that they read and write.
 
 use std::ffi::{c_uint, c_void};
+use std::slice;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tch::{Device, Kind, Tensor};
 
 /// `GOMP_parallel(fn, data, num_threads, flags)` of the OpenMP library that libtorch computes with.
 type GompParallel = unsafe extern "C" fn(unsafe extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint);
@@ -57,6 +60,38 @@ fn gomp() -> Option<GompParallel> {
         #[cfg(not(unix))]
         None
     })
+}
+
+/// The numbers of a contiguous f32 tensor on the CPU.
+pub(crate) fn floats(tensor: &Tensor) -> &[f32] {
+    debug_assert!(tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu);
+    // SAFETY: a contiguous tensor of that kind has as many numbers there, and nothing writes to it meanwhile.
+    unsafe { slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) }
+}
+
+/// A new tensor that several threads fill, each its own parts.
+pub(crate) struct Shared {
+    begin: *mut f32,
+    len: usize,
+}
+
+// SAFETY: parts are handed out by `part` alone, whose callers see to it that no two overlap.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(crate) fn new(tensor: &Tensor) -> Self {
+        debug_assert!(tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu);
+        Self { begin: tensor.data_ptr().cast(), len: tensor.numel() }
+    }
+
+    /// # Safety
+    /// No two parts that live at the same time may overlap, and the tensor has to live as long.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn part(&self, begin: usize, len: usize) -> &mut [f32] {
+        assert!(begin + len <= self.len);
+        // SAFETY: within the tensor, as was just asked; the caller sees to the rest.
+        unsafe { slice::from_raw_parts_mut(self.begin.add(begin), len) }
+    }
 }
 
 #[cfg(test)]

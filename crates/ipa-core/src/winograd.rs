@@ -6,12 +6,11 @@
 //! much.
 
 use std::cell::Cell;
-use std::slice;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::autograd::is_grad_enabled;
-use crate::parallel::{for_each, is_shared};
+use crate::parallel::{Shared, floats, for_each, is_shared};
 
 /// Products of a tile.
 const POINTS: usize = 16;
@@ -277,38 +276,6 @@ impl Lines {
             let out = to(4 * line + 3);
             out.iter_mut().zip(middle.iter().zip(beyond)).for_each(|(out, (middle, beyond))| *out = middle - beyond);
         }
-    }
-}
-
-/// The numbers of a contiguous f32 tensor on the CPU.
-fn floats(tensor: &Tensor) -> &[f32] {
-    debug_assert!(tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu);
-    // SAFETY: a contiguous tensor of that kind has as many numbers there, and nothing writes to it meanwhile.
-    unsafe { slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) }
-}
-
-/// A new tensor that several threads fill, each its own parts.
-struct Shared {
-    begin: *mut f32,
-    len: usize,
-}
-
-// SAFETY: parts are handed out by `part` alone, whose callers see to it that no two overlap.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn new(tensor: &Tensor) -> Self {
-        debug_assert!(tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu);
-        Self { begin: tensor.data_ptr().cast(), len: tensor.numel() }
-    }
-
-    /// # Safety
-    /// No two parts that live at the same time may overlap, and the tensor has to live as long.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, begin: usize, len: usize) -> &mut [f32] {
-        assert!(begin + len <= self.len);
-        // SAFETY: within the tensor, as was just asked; the caller sees to the rest.
-        unsafe { slice::from_raw_parts_mut(self.begin.add(begin), len) }
     }
 }
 

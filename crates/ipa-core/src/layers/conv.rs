@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 
 use tch::nn::{Module, Path};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::declare;
+use super::{columns, declare};
 use crate::autograd::{is_grad_enabled, is_wanted, with_backward};
 use crate::winograd::{self, Way};
 
@@ -41,14 +41,6 @@ pub fn conv2d_strided(vs: &Path, inputs: i64, outputs: i64, kernel: i64, stride:
 pub fn patch_conv2d(vs: &Path, inputs: i64, outputs: i64, patch: i64) -> Conv2d {
     let weight = declare(vs, "weight", &[outputs, inputs, patch, patch]);
     Conv2d { weight, bias: None, stride: patch, padding: 0, transformed: OnceLock::new() }
-}
-
-/// What one result of a convolution reads.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    kernel: [i64; 2],
-    stride: [i64; 2],
-    padding: [i64; 2],
 }
 
 impl Module for Conv2d {
@@ -89,52 +81,27 @@ impl Conv2d {
         })
     }
 
-    /// Whether there are so few positions that libtorch's convolution waits for weights most of the time: at the coarsest
-    /// level of Stable Diffusion it took three times as long as the product of [`Self::by_columns`].
+    /// Whether there are so few positions that libtorch's convolution waits for weights most of the time.
     fn is_mostly_weights(&self, hidden: &Tensor) -> bool {
         let (batch, inputs, height, width) = hidden.size4().unwrap_or_default();
         let positions = height * width / (self.stride * self.stride);
-        hidden.device() == Device::Cpu && batch > 0 && inputs >= 256 && positions <= 256 && batch * positions <= 1024
+        (hidden.device(), hidden.kind(), self.weight.kind()) == (Device::Cpu, Kind::Float, Kind::Float)
+            && batch > 0
+            && inputs >= 256
+            && positions <= 256
+            && batch * positions <= 1024
     }
 
-    /// By one matrix product with what every position of the kernel reads laid out in columns.
     fn by_columns(&self, hidden: &Tensor) -> Tensor {
+        let window = columns::Window { kernel: self.weight.size()[2], stride: self.stride, padding: self.padding };
         if !is_wanted(hidden) {
-            return self.columns_product(hidden);
+            return columns::convolved(hidden, &self.weight, self.bias.as_ref(), window);
         }
         with_backward(hidden, |hidden| {
-            let (size, window, weight) = (hidden.size(), self.window(), self.weight.shallow_clone());
-            let backward = move |gradient: &Tensor| {
-                let (outputs, batch) = (gradient.size()[1], size[0]);
-                let gradient = gradient.flatten(2, 3).transpose(0, 1).reshape([outputs, -1]);
-                let columns = weight.view([outputs, -1]).tr().matmul(&gradient);
-                let by_picture = columns.view([columns.size()[0], batch, -1]).transpose(0, 1);
-                let Window { kernel, stride, padding } = window;
-                by_picture.col2im(&size[2..], kernel, [1, 1], padding, stride)
-            };
-            (self.columns_product(hidden), backward)
+            let (size, weight) = (hidden.size(), self.weight.shallow_clone());
+            let backward = move |gradient: &Tensor| columns::gradient(gradient, &weight, &size, window);
+            (columns::convolved(hidden, &self.weight, self.bias.as_ref(), window), backward)
         })
-    }
-
-    fn columns_product(&self, hidden: &Tensor) -> Tensor {
-        let Window { kernel, stride, padding } = self.window();
-        let (batch, outputs) = (hidden.size()[0], self.weight.size()[0]);
-        let after = |index: usize| (hidden.size()[2 + index] + 2 * padding[index] - kernel[index]) / stride[index] + 1;
-        let (height, width) = (after(0), after(1));
-        // All pictures side by side, so that weights are read once.
-        let columns = hidden.im2col(kernel, [1, 1], padding, stride).transpose(0, 1);
-        let columns = columns.reshape([columns.size()[0], batch * height * width]);
-        let matrix = self.weight.view([outputs, -1]);
-        let product = match &self.bias {
-            Some(bias) => bias.unsqueeze(1).addmm(&matrix, &columns),
-            None => matrix.matmul(&columns),
-        };
-        product.view([outputs, batch, height, width]).transpose(0, 1).contiguous()
-    }
-
-    fn window(&self) -> Window {
-        let size = self.weight.size();
-        Window { kernel: [size[2], size[3]], stride: [self.stride; 2], padding: [self.padding; 2] }
     }
 
     /// A 1×1 convolution is a matrix product, whose way back keeps nothing where the matrix is frozen.
@@ -202,7 +169,7 @@ mod tests {
 
     #[test]
     fn by_columns_it_is_the_convolution_both_ways() {
-        for (batch, stride, height, width) in [(1, 1, 8, 8), (3, 2, 16, 13)] {
+        for (batch, stride, height, width) in [(1, 1, 8, 8), (3, 2, 16, 13), (2, 1, 1, 2), (1, 3, 9, 2)] {
             let vs = VarStore::new(Device::Cpu);
             let conv = conv2d_strided(&vs.root(), 256, 7, 3, stride, 1);
             filled(&vs);

@@ -4,6 +4,7 @@
 //! shape, so building a full-size model costs microseconds. [`Checkpoint::load_into`](crate::Checkpoint::load_into)
 //! or an initialisation replaces it by real storage. Names are those of PyTorch's modules.
 
+mod columns;
 mod conv;
 mod gated;
 mod group_norm;
