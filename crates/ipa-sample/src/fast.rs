@@ -5,23 +5,22 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GenerateRequest, SamplerKind};
+use crate::GenerateRequest;
 
 /// How much of the arithmetic is saved; docs/performance.md has the measured costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fast {
-    /// Hardly to be seen.
+    /// The least that is left out.
     Mild,
     /// What `--fast` alone is.
     Default,
-    /// As fast as it is still of use.
+    /// The most.
     Most,
 }
 
-/// The fields that presets set.
+/// The fields that presets set. The sampler is none of them: with the model's own, pictures stay closest to the plain ones.
 struct Fields {
-    scheduler: SamplerKind,
     num_steps: usize,
     guidance_end: f64,
     cache_interval: usize,
@@ -42,11 +41,10 @@ impl Fast {
     }
 
     fn fields(self) -> Fields {
-        let scheduler = SamplerKind::Dpmpp2m;
         match self {
-            Self::Mild => Fields { scheduler, num_steps: 25, guidance_end: 1.0, cache_interval: 2, cache_branch: 0 },
-            Self::Default => Fields { scheduler, num_steps: 20, guidance_end: 0.8, cache_interval: 2, cache_branch: 0 },
-            Self::Most => Fields { scheduler, num_steps: 15, guidance_end: 0.6, cache_interval: 3, cache_branch: 0 },
+            Self::Mild => Fields { num_steps: 25, guidance_end: 0.8, cache_interval: 2, cache_branch: 0 },
+            Self::Default => Fields { num_steps: 20, guidance_end: 0.6, cache_interval: 2, cache_branch: 0 },
+            Self::Most => Fields { num_steps: 15, guidance_end: 0.6, cache_interval: 2, cache_branch: 0 },
         }
     }
 
@@ -60,11 +58,8 @@ impl Fast {
 
     /// Sets the preset's fields but for those that the user named, whatever they were set to.
     pub fn fill(self, request: &mut GenerateRequest, is_named: impl Fn(&str) -> bool) {
-        let Fields { scheduler, num_steps, guidance_end, cache_interval, cache_branch } = self.fields();
+        let Fields { num_steps, guidance_end, cache_interval, cache_branch } = self.fields();
         request.fast = Some(self);
-        if !is_named("scheduler") {
-            request.scheduler = Some(scheduler.name().to_owned());
-        }
         if !is_named("num_steps") {
             request.num_steps = num_steps;
         }
