@@ -77,6 +77,11 @@ struct Acting<'a> {
 }
 
 impl ComposedPrompt<'_> {
+    /// The numbers of the prompts that act.
+    pub fn acting(&self) -> Vec<usize> {
+        self.prompts.iter().map(|acting| acting.index).collect()
+    }
+
     /// What the UNet reads as text: [`ImagePrompt::context`] of each in turn.
     pub fn context(&self, text: &Tensor) -> Tensor {
         self.prompts.iter().fold(text.shallow_clone(), |text, acting| acting.prompt.context(&text, acting.factor))

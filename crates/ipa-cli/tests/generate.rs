@@ -165,6 +165,29 @@ fn flags_go_before_the_request_file_whose_paths_start_at_its_folder() {
 }
 
 #[test]
+fn a_preset_gives_what_neither_flags_nor_the_request_file_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, output, again] = ["request.toml", "out.png", "again.png"].map(|name| folder.path().join(name));
+    fs::write(&file, "prompt = \"a star\"\nnum_steps = 4\nguidance_end = 1.0\nwidth = 64\nheight = 64\n").unwrap();
+    let command = Ipa::on("generate", &tiny_sd("")).with("--request", &file).with("--output", &output);
+    command.with("--cache-branch", "1").and("--fast").run().done();
+    let request = request_of(&output).unwrap();
+    assert_eq!(request["fast"], "default");
+    assert_eq!([&request["num_steps"], &request["guidance_end"]], [&json!(4), &json!(1.0)]);
+    assert!(request["cache_interval"].as_u64().unwrap() > 1);
+    assert_eq!(request["cache_branch"], 1);
+
+    let command = Ipa::new("generate").with("--like", &output).with("--output", &again);
+    command.run().done();
+    assert!(fs::read(&output).unwrap() == fs::read(&again).unwrap());
+    let command = Ipa::new("generate").with("--like", &output).with("--output", &again).with("--steps", "3");
+    command.with("--fast", "most").run().done();
+    let request = request_of(&again).unwrap();
+    assert_eq!([&request["fast"], &request["num_steps"]], [&json!("most"), &json!(3)]);
+    assert!(request["guidance_end"].as_f64().unwrap() < 1.0);
+}
+
+#[test]
 fn a_flag_takes_several_images_and_may_be_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let [wide, tall] = ["wide.png", "tall.jpg"].map(|name| fixture("pictures").join(name));
@@ -205,6 +228,9 @@ fn values_out_of_range_and_unknown_names_are_wrong_arguments() {
         ("--num-images", "0", ["num_images", "1 to 1000"]),
         ("--scale", "nan", ["scale", "NaN"]),
         ("--guidance-end", "1.5", ["--guidance-end", "0 to 1"]),
+        ("--cache-interval", "0", ["--cache-interval", "1 (off)"]),
+        ("--cache-branch", "12", ["--cache-branch", "12 in Stable Diffusion"]),
+        ("--fast", "slow", ["--fast", "mild"]),
         ("--clip-skip", "9", ["--clip-skip", "text encoder"]),
         ("--batch-size", "0", ["--batch-size", "at least 1"]),
         ("--eta", "2", ["--eta", "0 to 1"]),

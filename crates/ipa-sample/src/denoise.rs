@@ -6,9 +6,10 @@ use std::fmt;
 use ipa_adapter::{AttentionMaps, Composition, WatchedCall};
 use ipa_core::FewerProducts;
 use ipa_core::tch::Tensor;
-use ipa_unet::{CrossAttentionHook, SiteId, Unet};
+use ipa_unet::{Conditions as Read, CrossAttentionHook, SiteId, Unet};
 
 use crate::guidance::Guidance;
+use crate::reuse::{Reuse, UnetCall};
 use crate::{GenerateRequest, PipelineError};
 
 /// What the UNet reads beside the latents, for so many pictures or, under guidance, twice as many.
@@ -41,21 +42,6 @@ struct Part {
     done: f64,
 }
 
-impl Conditions {
-    fn predict(&self, unet: &Unet, extras: Extras, part: Part, latents: &Tensor, timestep: &Tensor) -> Tensor {
-        let prompt = self.prompts.at(part.done);
-        let context = prompt.context(&self.context);
-        let size = latents.size();
-        let call = WatchedCall { first: part.first, num: part.num, height: size[2], width: size[3] };
-        let watched = extras.maps.map(|maps| maps.watching(&prompt, call));
-        let own: &dyn CrossAttentionHook = watched.as_ref().map_or(&prompt as _, |watched| watched);
-        match extras.hook {
-            Some(added) => unet.forward(latents, timestep, &context, &Both { own, added }),
-            None => unet.forward(latents, timestep, &context, own),
-        }
-    }
-}
-
 /// Two hooks, added.
 struct Both<'a> {
     own: &'a dyn CrossAttentionHook,
@@ -79,8 +65,7 @@ struct Ways {
 
 /// The model with all that stays the same from step to step.
 pub(crate) struct Denoiser<'a> {
-    unet: &'a Unet,
-    extras: Extras<'a>,
+    model: Model<'a>,
     guidance: Option<Guidance>,
     num_images: i64,
     batch: i64,
@@ -107,32 +92,63 @@ impl<'a> Denoiser<'a> {
         };
         let sizes = [batch, num_images % batch].into_iter().filter(|&size| size > 0);
         let conditions = sizes.map(both).collect::<Result<_, _>>()?;
-        Ok(Self { unet, extras, guidance, num_images, batch, conditions })
+        let model = Model { unet, extras, reuse: Reuse::of(request), calls: Vec::new() };
+        Ok(Self { model, guidance, num_images, batch, conditions })
     }
 
     /// What the model says of the samples when `done` of the calls, in `[0, 1)`, are behind.
-    pub(crate) fn predict(&self, done: f64, samples: &Tensor, timestep: &Tensor) -> Tensor {
+    pub(crate) fn predict(&mut self, done: f64, samples: &Tensor, timestep: &Tensor) -> Tensor {
         let _fewer = FewerProducts::new();
+        let Self { model, guidance, num_images, batch, conditions } = self;
+        let guidance = guidance.as_ref().filter(|guidance| guidance.is_on(done));
         let predict = |first: i64| {
-            let part = Part { first, num: self.batch.min(self.num_images - first), done };
-            self.predict_part(part, &samples.narrow(0, first, part.num), timestep, &self.conditions[&part.num])
+            let part = Part { first, num: (*batch).min(*num_images - first), done };
+            let (samples, ways) = (samples.narrow(0, first, part.num), &conditions[&part.num]);
+            match (guidance.zip(ways.guided.as_ref()), &ways.plain) {
+                (Some((guidance, conditions)), _) => {
+                    let doubled = Tensor::cat(&[&samples, &samples], 0); // [uncond; cond]
+                    guidance.apply(&model.predict(conditions, part, &doubled, timestep))
+                }
+                (None, Some(plain)) => model.predict(plain, part, &samples, timestep),
+                (None, None) => unreachable!("plain conditions are there unless guidance is always on"),
+            }
         };
-        let parts: Vec<Tensor> = (0..self.num_images).step_by(self.batch as usize).map(predict).collect();
+        let parts: Vec<Tensor> = (0..*num_images).step_by(*batch as usize).map(predict).collect();
         Tensor::cat(&parts, 0)
     }
 
-    fn predict_part(&self, part: Part, samples: &Tensor, timestep: &Tensor, ways: &Ways) -> Tensor {
-        let guided = self.guidance.as_ref().filter(|guidance| guidance.is_on(part.done)).zip(ways.guided.as_ref());
-        let predict = |conditions: &Conditions, samples: &Tensor| {
-            conditions.predict(self.unet, self.extras, part, samples, timestep)
+    /// The calls that were made.
+    pub(crate) fn into_calls(self) -> Vec<UnetCall> {
+        self.model.calls
+    }
+}
+
+/// The UNet with what goes with all its calls.
+struct Model<'a> {
+    unet: &'a Unet,
+    extras: Extras<'a>,
+    reuse: Option<Reuse>,
+    calls: Vec<UnetCall>,
+}
+
+impl Model<'_> {
+    fn predict(&mut self, conditions: &Conditions, part: Part, latents: &Tensor, timestep: &Tensor) -> Tensor {
+        let prompt = conditions.prompts.at(part.done);
+        let context = prompt.context(&conditions.context);
+        let size = latents.size();
+        let call = WatchedCall { first: part.first, num: part.num, height: size[2], width: size[3] };
+        let watched = self.extras.maps.map(|maps| maps.watching(&prompt, call));
+        let own: &dyn CrossAttentionHook = watched.as_ref().map_or(&prompt as _, |watched| watched);
+        let both = self.extras.hook.map(|added| Both { own, added });
+        let hook = both.as_ref().map_or(own, |both| both);
+        let Some(reuse) = &mut self.reuse else {
+            self.calls.push(UnetCall { rows: size[0], branch: None });
+            return self.unet.forward(latents, timestep, &context, hook);
         };
-        match (guided, &ways.plain) {
-            (Some((guidance, conditions)), _) => {
-                let doubled = Tensor::cat(&[samples, samples], 0); // [uncond; cond]
-                guidance.apply(&predict(conditions, &doubled))
-            }
-            (None, Some(plain)) => predict(plain, samples),
-            (None, None) => unreachable!("plain conditions are there unless guidance is always on"),
-        }
+        let time_embeds = self.unet.time_embeds(timestep, latents);
+        let read = Read { time_embeds: &time_embeds, context: &context, hook };
+        let (prediction, call) = reuse.predict(self.unet, part.first, prompt.acting(), latents, &read);
+        self.calls.push(call);
+        prediction
     }
 }

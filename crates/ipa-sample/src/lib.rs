@@ -22,6 +22,7 @@ mod attention;
 mod config;
 mod denoise;
 mod encoder;
+mod fast;
 mod guidance;
 mod image_prompt;
 mod parameters;
@@ -33,6 +34,7 @@ mod preflight;
 mod prompt;
 mod record;
 mod request;
+mod reuse;
 mod sampler;
 mod schedule;
 mod scheduler_file;
@@ -40,6 +42,7 @@ mod scheduler_file;
 pub use attention::{ReferenceMap, reference_maps};
 pub use config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
 pub use encoder::ImageEncoder;
+pub use fast::{Fast, UnknownFast};
 pub use guidance::guided;
 pub use image_prompt::{
     AdapterSource, BlockScale, Crop, ImagePromptSpec, LayerScales, Layers, Merge, PartScale, Parts, Preset, Reference,
@@ -55,6 +58,7 @@ pub use record::{AdapterRecord, FileRecord, ModelRecord, Record};
 pub use request::{
     DEFAULT_NEGATIVE_PROMPT, DEFAULT_PROMPT, GenerateRequest, MAX_IMAGES, MAX_SIDE, NoiseDtype, RequestError,
 };
+pub use reuse::UnetCall;
 pub use sampler::{Ddim, Sampler, SamplerKind, UnknownSampler};
 pub use schedule::NoiseSchedule;
 pub use scheduler_file::SchedulerFile;

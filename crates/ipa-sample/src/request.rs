@@ -1,12 +1,13 @@
 //! What a user asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::weighting;
-use crate::{AdapterSource, ImagePromptSpec, Reference, SamplerKind, UnknownSampler};
+use crate::{AdapterSource, Fast, ImagePromptSpec, Reference, SamplerKind, UnknownSampler};
 
 /// Largest side of a picture in pixels.
 pub const MAX_SIDE: u32 = 4096;
@@ -57,6 +58,16 @@ pub struct GenerateRequest {
     /// Share of the calls of the model after which guidance ends, at least `guidance_start`; what is not guided takes
     /// half the time.
     pub guidance_end: f64,
+    /// Of so many calls of the model in a row one is whole and leaves its deep features to the others, which run the
+    /// outermost layers alone (DeepCache, arXiv:2312.00858); 1 is off. Calls are counted, of which samplers of second
+    /// order make two a step. Where guidance begins, or an image prompt begins or ends, a call is whole in any case.
+    pub cache_interval: usize,
+    /// Layers on the way up, beside the last, that such calls run, with what these read of the way down: 0, the fastest,
+    /// to 11 in Stable Diffusion; DeepCache's `cache_branch_id`.
+    pub cache_branch: usize,
+    /// Preset of the fields that make drawing faster. Files and the command line fill in those fields that they do not
+    /// name; in a program, [`Fast::request`] has them. What is drawn follows the fields alone.
+    pub fast: Option<Fast>,
     /// Last layers of the text encoder to leave out for the prompt, counted as diffusers does: 0 none.
     pub clip_skip: usize,
     /// A picture to start from instead of pure noise.
@@ -101,6 +112,9 @@ impl Default for GenerateRequest {
             guidance_rescale: 0.0,
             guidance_start: 0.0,
             guidance_end: 1.0,
+            cache_interval: 1,
+            cache_branch: 0,
+            fast: None,
             clip_skip: 0,
             init_image: None,
             mask: None,
@@ -182,18 +196,30 @@ impl RequestError {
 }
 
 impl GenerateRequest {
-    /// Reads a TOML file, or JSON where its name ends in `.json`; paths in it are relative to its folder.
+    /// Reads a TOML file, or JSON where its name ends in `.json`; paths in it are relative to its folder. Fields of a
+    /// preset, where it names one in `fast`, are the preset's unless it names them too.
     ///
     /// # Errors
     /// [`RequestError`] naming the file and the field at fault.
     pub fn from_file(path: &Path) -> Result<Self, RequestError> {
+        Self::from_file_with(path, None)
+    }
+
+    /// As [`GenerateRequest::from_file`], with a preset in place of the file's own, if one is given.
+    ///
+    /// # Errors
+    /// As [`GenerateRequest::from_file`].
+    pub fn from_file_with(path: &Path, fast: Option<Fast>) -> Result<Self, RequestError> {
         let text = std::fs::read_to_string(path).map_err(|source| RequestError::Read { path: path.into(), source })?;
         let is_json = path.extension().is_some_and(|ending| ending == "json");
         let read = match is_json {
-            true => serde_json::from_str::<Self>(&text).map_err(|error| error.to_string()),
-            false => toml::from_str(&text).map_err(|error| error.to_string()),
+            true => read_with_names(|| serde_json::from_str::<Self>(&text), || serde_json::from_str(&text)),
+            false => read_with_names(|| toml::from_str::<Self>(&text), || toml::from_str(&text)),
         };
-        let mut request = read.map_err(|reason| RequestError::Parse { path: path.into(), reason })?;
+        let (mut request, named) = read.map_err(|reason| RequestError::Parse { path: path.into(), reason })?;
+        if let Some(fast) = fast.or(request.fast) {
+            fast.fill(&mut request, |field| named.contains_key(field));
+        }
         request.relative_to(path.parent().unwrap_or(Path::new("")));
         Ok(request)
     }
@@ -326,6 +352,9 @@ impl GenerateRequest {
         if !(1..=1000).contains(&self.num_steps) {
             return refuse("num_steps", &self.num_steps, "choose 1 to 1000");
         }
+        if !(1..=1000).contains(&self.cache_interval) {
+            return refuse("cache_interval", &self.cache_interval, "choose 1 (off) to 1000; 2 or 3 is usual");
+        }
         if !(1..=MAX_IMAGES).contains(&self.num_images) {
             return refuse("num_images", &self.num_images, "choose 1 to 1000");
         }
@@ -347,6 +376,14 @@ impl GenerateRequest {
         }
         Ok(())
     }
+}
+
+/// A request and the fields that are there, whatever their values.
+fn read_with_names<E: ToString>(
+    request: impl FnOnce() -> Result<GenerateRequest, E>,
+    fields: impl FnOnce() -> Result<BTreeMap<String, IgnoredAny>, E>,
+) -> Result<(GenerateRequest, BTreeMap<String, IgnoredAny>), String> {
+    Ok((request().map_err(|error| error.to_string())?, fields().map_err(|error| error.to_string())?))
 }
 
 #[cfg(test)]
@@ -372,9 +409,33 @@ mod tests {
         let window = GenerateRequest { guidance_start: 0.9, guidance_end: 0.1, ..Default::default() };
         assert!(refused(window).contains("`guidance_end` is 0.1 with guidance_start 0.9"));
         assert!(refused(GenerateRequest { batch_size: Some(0), ..Default::default() }).contains("`batch_size`"));
+        assert!(refused(GenerateRequest { cache_interval: 0, ..Default::default() }).contains("`cache_interval` is 0"));
         assert!(refused(GenerateRequest { eta: 1.5, ..Default::default() }).contains("`eta`"));
         let unknown = refused(GenerateRequest { scheduler: Some("k-lms".into()), ..Default::default() });
         assert!(unknown.contains("k-lms") && unknown.contains(SamplerKind::NAMES), "{unknown}");
+    }
+
+    #[test]
+    fn a_preset_leaves_alone_what_a_file_says() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let read = |name: &str, text: &str, fast| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            GenerateRequest::from_file_with(&path, fast).expect("a request")
+        };
+        let most = Fast::Most.request();
+        for (name, text) in
+            [("a.toml", "fast = \"most\"\nnum_steps = 50"), ("a.json", r#"{"fast": "most", "num_steps": 50}"#)]
+        {
+            let request = read(name, text, None);
+            assert_eq!(request, GenerateRequest { num_steps: 50, ..most.clone() });
+            // As a record has it: all fields are there, so that nothing is filled in a second time.
+            let all = serde_json::to_string(&request).expect("JSON");
+            assert_eq!(read("again.json", &all, None), request);
+        }
+        assert_eq!(read("b.toml", "seed = 3", Some(Fast::Mild)), GenerateRequest { seed: 3, ..Fast::Mild.request() });
+        assert_eq!(read("c.toml", "fast = \"most\"", Some(Fast::Mild)), Fast::Mild.request());
+        assert_eq!(read("d.toml", "seed = 3", None), GenerateRequest { seed: 3, ..GenerateRequest::default() });
     }
 
     #[test]

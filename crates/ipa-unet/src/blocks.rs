@@ -69,23 +69,38 @@ pub(crate) enum Segment {
 
 impl Segment {
     pub(crate) fn forward(&self, flow: Flow, conditions: &Conditions) -> Flow {
+        self.layer(self.resample(flow), conditions)
+    }
+
+    /// The change of size before the layer, if there is one.
+    pub(crate) fn resample(&self, flow: Flow) -> Flow {
         let Flow { mut hidden, mut skips } = flow;
         match self {
-            Self::Down { downsampler, layer } => {
-                if let Some(conv) = downsampler {
-                    hidden = hidden.apply(conv);
-                    skips.push(hidden.shallow_clone());
-                }
+            Self::Down { downsampler: Some(conv), .. } => {
+                hidden = hidden.apply(conv);
+                skips.push(hidden.shallow_clone());
+            }
+            Self::Up { upsampler: Some(conv), .. } => {
+                // To the skip's size, which is twice this one or one less.
+                let size = skips.last().expect("as many skips as layers on the way up").size();
+                hidden = hidden.upsample_nearest2d(&size[2..], None, None).apply(conv);
+            }
+            _ => {}
+        }
+        Flow { hidden, skips }
+    }
+
+    /// The layer itself.
+    pub(crate) fn layer(&self, flow: Flow, conditions: &Conditions) -> Flow {
+        let Flow { mut hidden, mut skips } = flow;
+        match self {
+            Self::Down { layer, .. } => {
                 hidden = layer.forward(&hidden, conditions);
                 skips.push(hidden.shallow_clone());
             }
             Self::Mid { layer } => hidden = layer.forward(&hidden, conditions),
-            Self::Up { upsampler, layer } => {
+            Self::Up { layer, .. } => {
                 let skip = skips.pop().expect("as many skips as layers on the way up");
-                if let Some(conv) = upsampler {
-                    // To the skip's size, which is twice this one or one less.
-                    hidden = hidden.upsample_nearest2d(&skip.size()[2..], None, None).apply(conv);
-                }
                 hidden = layer.forward(&Tensor::cat(&[hidden, skip], 1), conditions);
             }
         }

@@ -18,7 +18,7 @@ pub struct Unet {
     config: UnetConfig,
     conv_in: Conv2d,
     time_embedding: TimeEmbedding,
-    segments: Vec<Segment>,
+    pub(crate) segments: Vec<Segment>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
 }

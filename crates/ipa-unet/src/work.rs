@@ -44,21 +44,38 @@ pub struct Operation {
 impl UnetConfig {
     /// The products of one call: all but what is done element by element.
     pub fn operations(&self, size: CallSize) -> Vec<Operation> {
+        self.work(size).operations
+    }
+
+    /// Those of a call that takes deep features from another: [`Unet::forward_from`](crate::Unet::forward_from).
+    ///
+    /// # Panics
+    /// If `branch` is not below [`UnetConfig::num_branches`].
+    pub fn shallow_operations(&self, size: CallSize, branch: usize) -> Vec<Operation> {
+        let Work { operations, skips, layers_up, .. } = self.work(size);
+        let (end, start) = (skips[branch], layers_up[layers_up.len() - 1 - branch]);
+        [&operations[..end], &operations[start..]].concat()
+    }
+
+    fn work(&self, size: CallSize) -> Work<'_> {
         let channels = &self.block_out_channels;
         let last = channels.len() - 1;
-        let mut work = Work { config: self, size, operations: Vec::new() };
+        let mut work = Work { config: self, size, operations: Vec::new(), skips: Vec::new(), layers_up: Vec::new() };
         work.convolution(0, self.in_channels, channels[0], 3);
         let mut skips = vec![channels[0]];
+        work.mark_skip();
         for level in 0..=last {
             if level > 0 {
                 work.convolution(level, channels[level - 1], channels[level - 1], 3);
                 skips.push(channels[level - 1]);
+                work.mark_skip();
             }
             let mut inputs = channels[level.saturating_sub(1)];
             for _ in 0..self.layers_per_block {
                 work.layer(level, inputs, self.down_has_attention(level));
                 inputs = channels[level];
                 skips.push(inputs);
+                work.mark_skip();
             }
         }
         work.layer(last, channels[last], true);
@@ -70,12 +87,13 @@ impl UnetConfig {
             }
             for _ in 0..=self.layers_per_block {
                 let skip = skips.pop().expect("as many skips as layers on the way up");
+                work.layers_up.push(work.operations.len());
                 work.layer(level, inputs + skip, self.up_has_attention(last - level));
                 inputs = channels[level];
             }
         }
         work.convolution(0, channels[0], self.out_channels, 3);
-        work.operations
+        work
     }
 }
 
@@ -83,9 +101,17 @@ struct Work<'a> {
     config: &'a UnetConfig,
     size: CallSize,
     operations: Vec<Operation>,
+    /// By skip, how many operations made it and all before it.
+    skips: Vec<usize>,
+    /// By layer on the way up, how many operations come before it and after its change of size.
+    layers_up: Vec<usize>,
 }
 
 impl Work<'_> {
+    fn mark_skip(&mut self) {
+        self.skips.push(self.operations.len());
+    }
+
     fn add(&mut self, kind: OperationKind, multiplications: i64) {
         self.operations.push(Operation { kind, flop: 2.0 * self.size.batch as f64 * multiplications as f64 });
     }
@@ -167,6 +193,20 @@ mod tests {
         ];
         assert!(parts.iter().all(|&(found, expected)| close(found, expected)), "{parts:?}");
         assert_eq!(tera(&config, size, &[ImageAttention]), 0.0);
+    }
+
+    /// The least: first and last convolution, and one layer of 320 features at 64², 0.049 TFLOP of convolutions (of 640
+    /// features, 320 and the 1×1 beside them), 0.046 of attention to itself and the text, 0.032 of matrices.
+    #[test]
+    fn the_least_branch_of_sd15_is_a_twelfth_of_a_call() {
+        let size = CallSize { batch: 2, latents: (64, 64), text_tokens: 77, image_tokens: 4 };
+        let config = UnetConfig::sd15();
+        let total = |operations: Vec<Operation>| operations.iter().map(|one| one.flop).sum::<f64>() / 1e12;
+        let branches: Vec<f64> =
+            (0..config.num_branches()).map(|branch| total(config.shallow_operations(size, branch))).collect();
+        assert_eq!(branches.len(), 12);
+        assert!((branches[0] - 0.1269).abs() < 1e-3, "{branches:?}");
+        assert!(branches.is_sorted() && branches[11] < total(config.operations(size)), "{branches:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use ipa_sample::{GenerateRequest, ImagePromptSpec, NoiseDtype, Record, SamplerKind};
+use ipa_sample::{Fast, GenerateRequest, ImagePromptSpec, NoiseDtype, Record, SamplerKind};
 
 use super::usage;
 use crate::output;
@@ -62,6 +62,17 @@ pub(super) struct RequestArgs {
     /// Share of the steps after which guidance ends, at least --guidance-start; the rest takes half the time [default: 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     guidance_end: Option<f64>,
+    /// Take deep features of the model again and again, from one call in so many; the others run its outermost layers
+    /// alone (DeepCache) [default: 1, off]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    cache_interval: Option<usize>,
+    /// How much such calls run: 0, the least, to 11 in Stable Diffusion, as DeepCache's cache_branch_id [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    cache_branch: Option<usize>,
+    /// Draw faster, at a cost that docs/performance.md has: mild, default or most. Stands for --steps,
+    /// --guidance-end, --cache-interval and --cache-branch, where neither flags nor the request file say otherwise
+    #[arg(long, value_name = "PRESET", num_args = 0..=1, default_missing_value = Fast::Default.name(), value_parser = fast)]
+    fast: Option<Fast>,
     /// Last layers of the text encoder to leave out for the prompt, counted as diffusers does [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     clip_skip: Option<usize>,
@@ -123,10 +134,15 @@ impl RequestArgs {
         let is_empty = !has_base && !has_words && !has_references && self.init_image.is_none();
         let mut request = match (&self.request, like) {
             (_, Some(record)) => record.request.clone(),
-            (Some(path), None) => GenerateRequest::from_file(path)?,
+            (Some(path), None) => GenerateRequest::from_file_with(path, self.fast)?,
             (None, None) => GenerateRequest::default(),
         };
-        let (is_scaled, is_noisy) = (self.scale.is_some(), self.eta.is_some());
+        // A request file's own words were left alone; a record has all fields, and does not tell whose words they were.
+        if let (Some(fast), None) = (self.fast, &self.request) {
+            fast.fill(&mut request, |_| false);
+        }
+        let (is_scaled, is_noisy, is_branched) =
+            (self.scale.is_some(), self.eta.is_some(), self.cache_branch.is_some());
         if !self.images.is_empty() {
             request.images = self.images;
         }
@@ -155,6 +171,8 @@ impl RequestArgs {
         set(&mut request.guidance_rescale, self.guidance_rescale);
         set(&mut request.guidance_start, self.guidance_start);
         set(&mut request.guidance_end, self.guidance_end);
+        set(&mut request.cache_interval, self.cache_interval);
+        set(&mut request.cache_branch, self.cache_branch);
         set(&mut request.clip_skip, self.clip_skip);
         set(&mut request.eta, self.eta);
         set(&mut request.seed, self.seed);
@@ -168,6 +186,9 @@ impl RequestArgs {
         }
         if is_noisy && request.scheduler.as_deref().is_some_and(|name| name != SamplerKind::Ddim.name()) {
             output::warn("`--eta` is of use with the sampler ddim only");
+        }
+        if is_branched && request.cache_interval == 1 {
+            output::warn("`--cache-branch` is of use with `--cache-interval` above 1 only");
         }
         if request.strength.is_some() && request.init_image.is_none() {
             return Err(usage(
@@ -193,6 +214,10 @@ fn image_prompt(table: &str) -> Result<ImagePromptSpec, String> {
 
 fn seed(number: &str) -> Result<u64, &'static str> {
     number.parse().map_err(|_| "choose a whole number from 0 on; none stands for a random one")
+}
+
+fn fast(name: &str) -> Result<Fast, &'static str> {
+    name.parse().map_err(|_| "choose mild, default or most, or leave it out for default")
 }
 
 fn noise_dtype(name: &str) -> Result<NoiseDtype, &'static str> {

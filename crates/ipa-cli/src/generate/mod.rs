@@ -42,6 +42,7 @@ use target::Target;
     ipa generate --model sd15 --adapter ip-adapter-faceid_sd15.bin --face me.npy --prompt \"in a garden\" --output me.png\n  \
     ipa generate --model pocket --image red.png --attention-maps maps --prompt \"a star\" --output star.png\n  \
     ipa generate --model pocket --request request.toml --output out\n  \
+    ipa generate --model pocket --prompt \"a star\" --fast --output star.png\n  \
     ipa generate --model pocket --init-image red.png --prompt \"a blue circle\" --strength 0.8 --output blue.png\n  \
     ipa generate --model pocket --init-image red.png --mask mask.png --prompt \"a star\" --output star.png\n  \
     ipa generate --like star.png --output again.png")]

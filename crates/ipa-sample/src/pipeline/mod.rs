@@ -19,7 +19,7 @@ use ipa_core::noise::Draws;
 use ipa_core::read_config;
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_formats::{Component, ModelFiles, ModelTask};
-use ipa_unet::Unet;
+use ipa_unet::{Unet, UnetConfig};
 use ipa_vae::Vae;
 
 pub use crate::denoise::Extras;
@@ -27,6 +27,7 @@ use crate::denoise::{Conditions, Denoiser};
 use crate::image_prompt::Prepared;
 use crate::pictures::{Pictures, init_size};
 use crate::prompt::Prompts;
+use crate::reuse::UnetCall;
 use crate::sampler::Calls;
 use crate::{
     GenerateRequest, ImageEncoder, NoiseDtype, Record, RequestError, Sampler, SamplerKind, SchedulerFile, check_parts,
@@ -67,6 +68,8 @@ pub struct Generated {
     pub vae_in_f32: bool,
     /// By image prompt, `images` first, the tokens of each of its references.
     pub reference_tokens: Vec<Vec<i64>>,
+    /// What was asked of the UNet, in this order.
+    pub calls: Vec<UnetCall>,
 }
 
 impl Pipeline {
@@ -113,6 +116,7 @@ impl Pipeline {
         request.check()?;
         sampler(&SchedulerFile::of_model(files)?, request)?;
         check_clip_skip(request, &read_config(&files.component(Component::TextEncoder)?)?)?;
+        check_cache_branch(request, &read_config(&files.component(Component::Unet)?)?)?;
         files.tokenizer()?;
         check_task(check_parts(files)?, request, files.path())
     }
@@ -196,13 +200,14 @@ impl Pipeline {
     ) -> Result<Generated, PipelineError> {
         request.check()?;
         check_task(self.task, request, self.files.path())?;
+        check_cache_branch(request, self.unet.config())?;
         let _no_grad = tch::no_grad_guard();
         let pictures = pictures.into();
         let mut sampler = sampler(&self.scheduler, request)?;
         let prepared = self.prepared(request, pictures)?;
         let patched = self.patched(request, pictures)?;
         let unet = patched.as_ref().unwrap_or(&self.unet);
-        let denoiser = Denoiser::new(unet, extras, request, |num_images, is_guided| {
+        let mut denoiser = Denoiser::new(unet, extras, request, |num_images, is_guided| {
             let context = self.context(request, num_images, is_guided)?;
             let prompts = prepared.iter().map(|prepared| prepared.prompt(&context, num_images, is_guided)).collect();
             Ok(Conditions { context, prompts: Composition::new(prompts) })
@@ -238,7 +243,8 @@ impl Pipeline {
         }
         let Decoded { pictures, .. } = self.decode(&latents, request.vae_tiling)?;
         let reference_tokens = prepared.iter().map(Prepared::reference_tokens).collect();
-        Ok(Generated { latents, pictures, vae_in_f32: self.vae_f32.get().is_some(), reference_tokens })
+        let (calls, vae_in_f32) = (denoiser.into_calls(), self.vae_f32.get().is_some());
+        Ok(Generated { latents, pictures, vae_in_f32, reference_tokens, calls })
     }
 
     /// Text features, `[num_images or 2 · num_images, tokens, width]`, unconditional half first.
@@ -289,6 +295,17 @@ fn check_clip_skip(request: &GenerateRequest, text: &TextConfig) -> Result<(), R
             field: "clip_skip",
             value: request.clip_skip.to_string(),
             allowed: "choose at most the number of layers of the model's text encoder; 0 skips none",
+        }),
+    }
+}
+
+fn check_cache_branch(request: &GenerateRequest, unet: &UnetConfig) -> Result<(), RequestError> {
+    match request.cache_branch < unet.num_branches() {
+        true => Ok(()),
+        false => Err(RequestError::Field {
+            field: "cache_branch",
+            value: request.cache_branch.to_string(),
+            allowed: "choose fewer than the model's UNet has layers on the way up, 12 in Stable Diffusion; 0 is the fastest",
         }),
     }
 }
