@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The `w` of CLIPScore, `w · max(cos, 0)` (arXiv:2104.08718 §3).
 pub const CLIPSCORE_WEIGHT: f64 = 2.5;
@@ -23,7 +23,7 @@ pub fn prompt_following(text_cosine: f64) -> f64 {
 }
 
 /// A school grade for a percentage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Grade {
     /// 90 and above.
     #[serde(rename = "A+")]
@@ -64,7 +64,7 @@ impl fmt::Display for Grade {
 }
 
 /// One generated picture against its reference and its prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CaseScore {
     /// Raw cosine of the image embeddings of picture and reference.
     pub image_cosine: f64,

@@ -5,7 +5,7 @@ use std::fmt;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::MetricsError;
 
@@ -13,7 +13,7 @@ const NUM_RESAMPLES: usize = 10_000;
 const NORMAL_QUANTILE: f64 = 1.959_963_984_540_054; // of 0.975: either side of a 95 % interval loses 2.5 %
 
 /// A mean and its 95 % confidence interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Mean of what was observed.
     pub mean: f64,

@@ -3,6 +3,7 @@
 //!
 //! Embeddings come in as `ndarray` views, numbers go out. Nothing here knows how an embedding was
 //! made: no libtorch, no models, no network. A [`Report`] is one HTML file that needs no other.
+//! [`evaluation`] makes the report of a whole evaluation, [`protocol`] says what a protocol run draws.
 //!
 //! ```
 //! use ipa_metrics::{CaseScore, MAPPING, bootstrap_mean, cosines};
@@ -21,10 +22,12 @@
 mod calibration;
 mod clip_score;
 mod error;
+pub mod evaluation;
 mod frechet;
 mod grade;
 mod interval;
 mod pixels;
+pub mod protocol;
 mod report;
 mod similarity;
 mod variety;

@@ -1,6 +1,6 @@
 //! One HTML page that shows what was measured: pictures, scores, tables and curves in a single file.
 //!
-//! Style, pictures and charts are inside the page; it has no scripts and asks nothing of a network, and
+//! Style, pictures and charts are inside the page; it has no scripts, but for those of [`crate::evaluation`], and asks nothing of a network, and
 //! its content security policy holds it to that. All text is escaped.
 
 mod chart;
@@ -8,8 +8,8 @@ mod contact;
 mod layout;
 mod page;
 mod picture;
-mod plot;
-mod score;
+pub(crate) mod plot;
+pub(crate) mod score;
 
 pub use chart::{Chart, Series};
 pub use contact::{Contact, Flag, Thumbnail};
@@ -34,6 +34,16 @@ pub struct Report {
     subtitle: String,
     lead: Vec<Markup>,
     sections: Vec<Section>,
+    extras: Option<Extras>,
+}
+
+/// What a page has beyond those of all reports: rules of style, and a script that its policy allows by digest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extras {
+    pub(crate) style: &'static str,
+    pub(crate) script: &'static str,
+    /// Comes last in the body.
+    pub(crate) markup: fn() -> Markup,
 }
 
 #[derive(Debug, Clone)]
@@ -45,7 +55,13 @@ struct Section {
 impl Report {
     /// An empty report; the subtitle may be empty.
     pub fn new(title: impl Into<String>, subtitle: impl Into<String>) -> Self {
-        Self { title: title.into(), subtitle: subtitle.into(), lead: Vec::new(), sections: Vec::new() }
+        let (title, subtitle) = (title.into(), subtitle.into());
+        Self { title, subtitle, lead: Vec::new(), sections: Vec::new(), extras: None }
+    }
+
+    /// An empty report with more on its page.
+    pub(crate) fn with_extras(self, extras: Extras) -> Self {
+        Self { extras: Some(extras), ..self }
     }
 
     /// Opens a section: what follows belongs to it. What comes before the first one leads the page.
@@ -142,7 +158,8 @@ impl Report {
         self.sections.last().map_or(&self.title, |section| &section.title)
     }
 
-    fn push(&mut self, block: Markup) -> &mut Self {
+    /// Any other block.
+    pub(crate) fn push(&mut self, block: Markup) -> &mut Self {
         self.sections.last_mut().map_or(&mut self.lead, |section| &mut section.blocks).push(block);
         self
     }

@@ -1,6 +1,8 @@
 //! The page around the blocks: head, title, contents, sections.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use sha2::{Digest, Sha256};
 
 use super::Report;
 
@@ -15,9 +17,9 @@ pub(super) fn render(report: &Report) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta http-equiv="Content-Security-Policy" content=(policy(report));
                 title { (report.title) }
-                style { (PreEscaped(STYLE)) }
+                style { (PreEscaped(STYLE)) @if let Some(extras) = report.extras { (PreEscaped(extras.style)) } }
             }
             body {
                 header {
@@ -36,8 +38,20 @@ pub(super) fn render(report: &Report) -> Markup {
                         }
                     }
                 }
+                @if let Some(extras) = report.extras {
+                    ((extras.markup)())
+                    script { (PreEscaped(extras.script)) }
+                }
             }
         }
+    }
+}
+
+/// Allows the page's own script, by its digest, and no other.
+fn policy(report: &Report) -> String {
+    match report.extras {
+        Some(extras) => format!("{POLICY}; script-src 'sha256-{}'", STANDARD.encode(Sha256::digest(extras.script))),
+        None => POLICY.to_owned(),
     }
 }
 

@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use super::chart::Chart;
 
 /// Repeated in `style.css` with its counterpart for dark screens.
-const PALETTE: [RGBColor; 6] = [
+pub(crate) const PALETTE: [RGBColor; 6] = [
     RGBColor(0x2B, 0x62, 0xA8),
     RGBColor(0xC2, 0x5E, 0x1C),
     RGBColor(0x1E, 0x84, 0x6B),
@@ -18,11 +18,11 @@ const PALETTE: [RGBColor; 6] = [
     RGBColor(0xA8, 0x32, 0x4A),
     RGBColor(0x6B, 0x6F, 0x1D),
 ];
-const INK: RGBColor = RGBColor(0x5A, 0x64, 0x70);
-const GRID: RGBColor = RGBColor(0xE3, 0xE6, 0xE8);
+pub(crate) const INK: RGBColor = RGBColor(0x5A, 0x64, 0x70);
+pub(crate) const GRID: RGBColor = RGBColor(0xE3, 0xE6, 0xE8);
 
 /// Series beyond these share colours.
-pub(super) const NUM_COLOURS: usize = PALETTE.len();
+pub(crate) const NUM_COLOURS: usize = PALETTE.len();
 
 /// Few points are results and get dots; many are a curve.
 const MAX_DOTTED: usize = 24;
@@ -30,22 +30,26 @@ const MAX_DOTTED: usize = 24;
 const MAX_POINTS: usize = 2000;
 
 /// Sizes in drawing units; half a CSS pixel each, because plotters places points on whole units.
-pub(super) struct Canvas {
-    size: (u32, u32),
-    text: u32,
-    ticks: usize,
+pub(crate) struct Canvas {
+    pub(crate) size: (u32, u32),
+    pub(crate) text: u32,
+    pub(crate) ticks: usize,
 }
 
 /// The width of the page.
-pub(super) const ROOMY: Canvas = Canvas { size: (1440, 600), text: 26, ticks: 8 };
+pub(crate) const ROOMY: Canvas = Canvas { size: (1440, 600), text: 26, ticks: 8 };
 /// A telephone's, or half the page's.
-pub(super) const NARROW: Canvas = Canvas { size: (720, 540), text: 32, ticks: 5 };
+pub(crate) const NARROW: Canvas = Canvas { size: (720, 540), text: 32, ticks: 5 };
 
 /// The drawing with its description for those who do not see it.
 pub(super) fn svg(chart: &Chart, description: &str, canvas: &Canvas) -> String {
     let mut drawing = String::new();
     draw(&mut drawing, chart, canvas).expect("drawing into a string does not fail");
-    let (width, height) = canvas.size;
+    described(&drawing, description, canvas.size)
+}
+
+/// A drawing of plotters with its description, as wide as its place.
+pub(crate) fn described(drawing: &str, description: &str, (width, height): (u32, u32)) -> String {
     let (_, inside) = drawing.split_once('>').expect("plotters opens with the svg tag");
     let opening = html! { (description) }.into_string();
     format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{opening}\">{inside}")
@@ -102,7 +106,7 @@ fn draw(drawing: &mut String, chart: &Chart, canvas: &Canvas) -> Result<(), Draw
 }
 
 /// Smallest range around all values, wider by `margin` of it on both sides; never empty.
-fn range(values: impl Iterator<Item = f64>, margin: f64) -> std::ops::Range<f64> {
+pub(crate) fn range(values: impl Iterator<Item = f64>, margin: f64) -> std::ops::Range<f64> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
     let smallest = low.abs().max(high.abs()).max(1e-6) * 1e-6; // one value, or values that differ by rounding alone
     let margin = if high - low < smallest { smallest.max(0.5 * high.abs()) } else { margin * (high - low) };
@@ -128,7 +132,7 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// A number at an axis, with the decimals that tell it from its neighbours.
-fn tick(value: f64, span: f64) -> String {
+pub(crate) fn tick(value: f64, span: f64) -> String {
     let decimals = (1.0 - span.log10()).ceil().clamp(0.0, 9.0) as usize;
     if value != 0.0 && !(1e-4..1e6).contains(&value.abs()) {
         return format!("{value:.1e}");

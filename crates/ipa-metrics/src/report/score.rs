@@ -50,7 +50,7 @@ fn card(ScoredPicture { name, prompt, reference, drawn, score }: &ScoredPicture)
     }
 }
 
-fn bar(name: &str, percent: f64, cosine: f64) -> Markup {
+pub(crate) fn bar(name: &str, percent: f64, cosine: f64) -> Markup {
     html! {
         div.part {
             span { (name) }
@@ -61,7 +61,7 @@ fn bar(name: &str, percent: f64, cosine: f64) -> Markup {
     }
 }
 
-fn tone(grade: Grade) -> &'static str {
+pub(crate) fn tone(grade: Grade) -> &'static str {
     match grade {
         Grade::APlus | Grade::A => "good",
         Grade::B => "fair",

@@ -1,0 +1,236 @@
+//! All measurements of an evaluation, in an order that depends on nothing but them.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use serde_json::Value;
+
+use super::row::{RowKey, by_number};
+use super::{EvaluationError, Method, PictureId, Row, Settings, Skipped};
+
+/// Rows by key. However they were split and in whatever order they came in, the same rows are the same measurements.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measurements {
+    settings: Settings,
+    rows: BTreeMap<RowKey, Row>,
+    /// Of the embeddings, as soon as there is one.
+    width: Option<usize>,
+    skipped: Vec<Skipped>,
+}
+
+impl Measurements {
+    /// None yet.
+    ///
+    /// # Errors
+    /// Those of [`Settings::check`].
+    pub fn new(settings: Settings) -> Result<Self, EvaluationError> {
+        settings.check()?;
+        Ok(Self { settings, rows: BTreeMap::new(), width: None, skipped: Vec::new() })
+    }
+
+    /// What is measured, and how.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// All pictures in order.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.values()
+    }
+
+    /// The pictures of a method.
+    pub(super) fn rows_of<'a>(&'a self, method: &'a Method) -> impl Iterator<Item = &'a Row> {
+        self.rows().filter(|row| row.method == method.name)
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no pictures.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Cases that could not be evaluated, in order. One that was evaluated after all, once its file was mended, is gone.
+    pub fn skipped(&self) -> impl Iterator<Item = &Skipped> {
+        let is_open = |skip: &&Skipped| !self.rows().any(|row| row.set == skip.set && row.case == skip.case);
+        self.skipped.iter().filter(is_open)
+    }
+
+    /// Whether that picture was measured already, so that a resumed run need not draw it.
+    pub fn contains(&self, id: &PictureId<'_>) -> bool {
+        self.key(id).is_some_and(|key| self.rows.contains_key(&key))
+    }
+
+    /// The picture's place; `None` if the settings do not know its method.
+    fn key(&self, id: &PictureId<'_>) -> Option<RowKey> {
+        let &PictureId { set, case, method, prompt_index, scale, seed } = id;
+        let (method, _) = self.settings.method(method)?;
+        Some(RowKey { set, case: case.to_owned(), method, prompt_index, scale: scale + 0.0, seed }) // -0 becomes 0
+    }
+
+    /// Takes in a picture. The same one twice counts once.
+    ///
+    /// # Errors
+    /// Those of [`Row::check`], [`EvaluationError::UnknownMethod`], [`EvaluationError::Value`] for an embedding of another
+    /// width than the others, [`EvaluationError::Conflict`] for the same picture with other numbers.
+    pub fn add(&mut self, row: Row) -> Result<(), EvaluationError> {
+        row.check()?;
+        let row = row.without_negative_zeros();
+        let Some(key) = self.key(&row.id()) else {
+            let known: Vec<String> = self.settings.methods.iter().map(|method| format!("`{}`", method.name)).collect();
+            return Err(EvaluationError::UnknownMethod { file: row.file, method: row.method, known: known.join(", ") });
+        };
+        let width = row.embedding.as_ref().map(|embedding| embedding.values().len());
+        if let (Some(found), Some(other)) = (width, self.width)
+            && found != other
+        {
+            let problem = format!("has {found} values, and others have {other}: score all pictures with one model");
+            return Err(EvaluationError::Value { file: row.file, field: "embedding", problem });
+        }
+        self.width = self.width.or(width);
+        match self.rows.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(row);
+                Ok(())
+            }
+            Entry::Occupied(known) if *known.get() == row => Ok(()),
+            Entry::Occupied(known) => {
+                let field = difference(known.get(), &row).unwrap_or_else(|| "file".to_owned());
+                Err(EvaluationError::Conflict { file: row.file, field })
+            }
+        }
+    }
+
+    /// Notes a case that cannot be evaluated, and tells whether that is news. The same twice counts once.
+    pub fn skip(&mut self, skipped: Skipped) -> bool {
+        let order = |a: &Skipped, b: &Skipped| {
+            let rest = |skip: &Skipped| (skip.file.clone(), skip.reason.clone());
+            a.set.cmp(&b.set).then_with(|| by_number(&a.case, &b.case)).then_with(|| rest(a).cmp(&rest(b)))
+        };
+        match self.skipped.binary_search_by(|known| order(known, &skipped)) {
+            Ok(_) => false,
+            Err(place) => {
+                self.skipped.insert(place, skipped);
+                true
+            }
+        }
+    }
+
+    /// Takes in all of another shard.
+    ///
+    /// # Errors
+    /// [`EvaluationError::Setting`] if it is of another evaluation, else those of [`Self::add`].
+    pub fn merge(&mut self, other: Self) -> Result<(), EvaluationError> {
+        if let Some(field) = difference(&self.settings, &other.settings) {
+            let problem = "differs between the shards: merge those of one evaluation".to_owned();
+            return Err(EvaluationError::Setting { field, problem });
+        }
+        other.rows.into_values().try_for_each(|row| self.add(row))?;
+        for skipped in other.skipped {
+            self.skip(skipped);
+        }
+        Ok(())
+    }
+}
+
+/// The first field in which two values of one type differ.
+pub(super) fn difference<T: serde::Serialize>(a: &T, b: &T) -> Option<String> {
+    let fields = |value: &T| match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (a, b) = (fields(a), fields(b));
+    a.keys().chain(b.keys()).find(|key| a.get(*key) != b.get(*key)).cloned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::sample::{row, settings};
+    use super::super::{Embedding, Set};
+    use super::*;
+
+    fn measurements() -> Measurements {
+        Measurements::new(settings()).unwrap()
+    }
+
+    #[test]
+    fn the_same_picture_counts_once_and_other_numbers_for_it_are_refused() {
+        let mut found = measurements();
+        found.add(row("test 1", "mascot", 0)).unwrap();
+        found.add(row("test 1", "mascot", 0)).unwrap();
+        assert_eq!(found.len(), 1);
+        assert!(found.contains(&row("test 1", "mascot", 0).id()) && !found.contains(&row("test 1", "mascot", 1).id()));
+        let other = Row { image_cosine: 0.5, ..row("test 1", "mascot", 0) };
+        let error = found.add(other).unwrap_err().to_string();
+        assert!(error.contains("measured twice with different `image_cosine`"), "{error}");
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_by_picture_and_field() {
+        let refused = |row: Row| measurements().add(row).unwrap_err().to_string();
+        let row = || row("test 1", "mascot", 0);
+        for (field, wrong) in [
+            ("image_cosine", Row { image_cosine: f64::NAN, ..row() }),
+            ("text_cosine", Row { text_cosine: Some(1.5), ..row() }),
+            ("caption_cosines", Row { caption_cosines: vec![0.2, -2.0], ..row() }),
+            ("scale", Row { scale: -0.5, ..row() }),
+            ("embedding", Row { embedding: Some(Embedding::new(vec![0.0; 4])), ..row() }),
+            ("case", Row { case: String::new(), ..row() }),
+        ] {
+            let error = refused(wrong);
+            assert!(error.contains(&format!("`{field}`")) && error.contains("mascot"), "{field}: {error}");
+        }
+        let error = refused(Row { method: "nobody".to_owned(), ..row() });
+        assert!(error.contains("`nobody`") && error.contains("`mascot`"), "{error}");
+    }
+
+    #[test]
+    fn embeddings_of_two_models_are_not_mixed() {
+        let mut found = measurements();
+        let with = |seed, values| Row { embedding: Some(Embedding::new(values)), ..row("test 1", "mascot", seed) };
+        found.add(with(0, vec![1.0, 0.0])).unwrap();
+        assert!(found.add(with(1, vec![1.0])).unwrap_err().to_string().contains("has 1 values, and others have 2"));
+    }
+
+    #[test]
+    fn a_case_that_was_evaluated_after_all_is_not_skipped() {
+        let mut found = measurements();
+        let skip = |case: &str| Skipped {
+            set: Set::Tests,
+            case: case.to_owned(),
+            file: format!("{case}.png"),
+            reason: "cut off".to_owned(),
+        };
+        for case in ["test 10", "test 2", "test 10"] {
+            found.skip(skip(case));
+        }
+        assert_eq!(found.skipped().map(|skip| skip.case.as_str()).collect::<Vec<_>>(), ["test 2", "test 10"]);
+        found.add(row("test 2", "mascot", 0)).unwrap();
+        assert_eq!(found.skipped().map(|skip| skip.case.as_str()).collect::<Vec<_>>(), ["test 10"]);
+    }
+
+    #[test]
+    fn shards_of_two_evaluations_are_not_merged() {
+        let other = Measurements::new(Settings { num_steps: 3, ..settings() }).unwrap();
+        assert!(measurements().merge(other).unwrap_err().to_string().contains("`num_steps` differs"));
+    }
+
+    #[test]
+    fn settings_that_describe_nothing_are_refused_by_field() {
+        let method = settings().methods[0].clone();
+        for (field, wrong) in [
+            ("methods", Settings { methods: Vec::new(), ..settings() }),
+            ("methods", Settings { methods: vec![method.clone(), method], ..settings() }),
+            ("scale", Settings { scale: f64::INFINITY, ..settings() }),
+            ("scales", Settings { scales: vec![1.0, 0.5], ..settings() }),
+            ("scales", Settings { scales: vec![0.5, 0.5], ..settings() }),
+        ] {
+            let error = Measurements::new(wrong).unwrap_err().to_string();
+            assert!(error.contains(&format!("setting `{field}`")), "{error}");
+        }
+    }
+}
