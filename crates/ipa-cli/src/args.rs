@@ -8,11 +8,16 @@ use clap::{Arg, Args, Command, ValueHint};
 use ipa_core::device::{DeviceError, is_emulated, kind_name, parse_device, parse_kind};
 use ipa_core::tch::{Device, Kind};
 use ipa_formats::{AdapterVariant, ModelOptions, Numbering, PredictionType};
-use ipa_sample::AdapterSource;
+use ipa_sample::{AdapterSource, Fast};
 
 use crate::failure::UsageError;
 use crate::model::{self, ModelSource};
 use crate::output;
+
+/// The value of `--fast`.
+pub(crate) fn fast(name: &str) -> Result<Fast, &'static str> {
+    name.parse().map_err(|_| "choose mild, default or most, or leave it out for default")
+}
 
 /// Where and in which precision to compute.
 #[derive(Debug, Clone, Args)]

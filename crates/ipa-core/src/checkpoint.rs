@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ipa_formats::{Dtype, FormatError, TensorBytes, Weights};
-use tch::{Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
+
+use crate::parallel::fill;
 
 /// Why weights could not be loaded or saved.
 #[derive(Debug, thiserror::Error)]
@@ -144,8 +146,10 @@ impl Checkpoint {
             dtype: info.dtype,
         })?;
         let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
-        Tensor::f_from_data_size(&data, &shape, kind)
-            .map_err(|source| WeightsError::Tensor { name: name.to_owned(), source })
+        let tensor = Tensor::f_empty(&shape, (kind, Device::Cpu))
+            .map_err(|source| WeightsError::Tensor { name: name.to_owned(), source })?;
+        fill(&tensor, &data);
+        Ok(tensor)
     }
 
     /// Fills every variable of the store, in the store's device and kind.
@@ -257,7 +261,6 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
 mod tests {
     use super::*;
     use crate::layers;
-    use tch::Device;
 
     fn saved(tensors: &[(&str, Tensor)]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();

@@ -62,6 +62,24 @@ fn gomp() -> Option<GompParallel> {
     })
 }
 
+/// Bytes that a thread copies at a time: enough that the loop costs nothing.
+const CHUNK: usize = 1 << 20;
+
+/// Fills a new tensor on the CPU with the bytes of its elements, on all threads.
+///
+/// # Panics
+/// If there are more or fewer.
+pub(crate) fn fill(tensor: &Tensor, bytes: &[u8]) {
+    assert!(tensor.is_contiguous() && tensor.device() == Device::Cpu);
+    assert_eq!(tensor.numel() * tensor.kind().elt_size_in_bytes(), bytes.len());
+    let to = Shared { begin: tensor.data_ptr().cast::<u8>(), len: bytes.len() };
+    for_each(bytes.len().div_ceil(CHUNK), |index| {
+        let chunk = &bytes[index * CHUNK..bytes.len().min((index + 1) * CHUNK)];
+        // SAFETY: every chunk goes to a place of its own.
+        unsafe { to.part(index * CHUNK, chunk.len()) }.copy_from_slice(chunk);
+    });
+}
+
 /// The numbers of a contiguous f32 tensor on the CPU.
 pub(crate) fn floats(tensor: &Tensor) -> &[f32] {
     debug_assert!(tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu);
@@ -70,24 +88,27 @@ pub(crate) fn floats(tensor: &Tensor) -> &[f32] {
 }
 
 /// A new tensor that several threads fill, each its own parts.
-pub(crate) struct Shared {
-    begin: *mut f32,
+pub(crate) struct Shared<T> {
+    begin: *mut T,
     len: usize,
 }
 
 // SAFETY: parts are handed out by `part` alone, whose callers see to it that no two overlap.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
+impl Shared<f32> {
+    /// Of a contiguous f32 tensor on the CPU.
     pub(crate) fn new(tensor: &Tensor) -> Self {
         debug_assert!(tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu);
         Self { begin: tensor.data_ptr().cast(), len: tensor.numel() }
     }
+}
 
+impl<T> Shared<T> {
     /// # Safety
     /// No two parts that live at the same time may overlap, and the tensor has to live as long.
     #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn part(&self, begin: usize, len: usize) -> &mut [f32] {
+    pub(crate) unsafe fn part(&self, begin: usize, len: usize) -> &mut [T] {
         assert!(begin + len <= self.len);
         // SAFETY: within the tensor, as was just asked; the caller sees to the rest.
         unsafe { slice::from_raw_parts_mut(self.begin.add(begin), len) }
@@ -97,6 +118,17 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tensor_holds_the_bytes_it_was_filled_with() {
+        for len in [0, 5, CHUNK / 4 - 1, CHUNK / 4, CHUNK + 3] {
+            let numbers: Vec<i32> = (0..len as i32).collect();
+            let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
+            let tensor = Tensor::empty([len as i64], (Kind::Int, Device::Cpu));
+            fill(&tensor, &bytes);
+            assert_eq!(Vec::<i32>::try_from(&tensor).expect("a vector"), numbers);
+        }
+    }
 
     #[test]
     fn every_index_is_done_once() {

@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 use ipa_sample::{Fast, GenerateRequest, ImagePromptSpec, NoiseDtype, Record, SamplerKind};
 
 use super::usage;
+use crate::args::fast;
 use crate::output;
 
 #[derive(Debug, Args)]
@@ -214,10 +215,6 @@ fn image_prompt(table: &str) -> Result<ImagePromptSpec, String> {
 
 fn seed(number: &str) -> Result<u64, &'static str> {
     number.parse().map_err(|_| "choose a whole number from 0 on; none stands for a random one")
-}
-
-fn fast(name: &str) -> Result<Fast, &'static str> {
-    name.parse().map_err(|_| "choose mild, default or most, or leave it out for default")
 }
 
 fn noise_dtype(name: &str) -> Result<NoiseDtype, &'static str> {

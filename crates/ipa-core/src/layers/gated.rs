@@ -39,9 +39,12 @@ fn scaled(mut factor: Tensor, value: &Tensor) -> Tensor {
 fn gradient_of_projected(projected: &Tensor, gradient: &Tensor) -> Tensor {
     let [value, gate] = halves(projected);
     let of_projected = projected.empty_like();
-    let [of_value, of_gate] = halves(&of_projected);
-    let _ = gradient.mul_out(&of_value, &gate.gelu("none"));
-    let _ = gate.gelu_backward_grad_input(&of_gate, &(gradient * value), "none");
+    let [mut of_value, of_gate] = halves(&of_projected);
+    // In place: these are the largest tensors there are.
+    let _ = gate.gelu_out(&of_value, "none");
+    let _ = of_value.g_mul_(gradient);
+    let _ = gradient.mul_out(&of_gate, &value);
+    let _ = gate.gelu_backward_grad_input(&of_gate, &of_gate, "none");
     of_projected
 }
 

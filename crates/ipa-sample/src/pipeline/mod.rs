@@ -212,7 +212,7 @@ impl Pipeline {
             let prompts = prepared.iter().map(|prepared| prepared.prompt(&context, num_images, is_guided)).collect();
             Ok(Conditions { context, prompts: Composition::new(prompts) })
         })?;
-        let (_, kind) = self.options;
+        let (device, kind) = self.options;
         let noise_kind = if request.noise_dtype == NoiseDtype::Run { kind } else { Kind::Float };
         let mut draws = Draws::seeded(request.seed).in_kind(noise_kind);
         let Start { mut latents, first, inpainting } = self.start(request, pictures, sampler.as_ref(), &mut draws)?;
@@ -220,9 +220,11 @@ impl Pipeline {
         // Only samplers that draw again keep other requests from drawing until they are done.
         let mut draws = (first..first + timesteps.len()).any(|index| sampler.draws_noise(index)).then_some(draws);
         let calls = Calls { num: timesteps.len(), num_steps: request.num_denoising_steps(), order: sampler.order() };
-        for (call, timestep) in timesteps.into_iter().enumerate() {
+        // On the device before the first call: a copy to a card waits for all that it was told before.
+        let timesteps = Tensor::from_slice(&timesteps).to_kind(Kind::Float).to_device(device);
+        for call in 0..calls.num {
             let index = first + call;
-            let timestep = Tensor::from(timestep as f32);
+            let timestep = timesteps.get(call as i64);
             let scaled = sampler.scale_model_input(index, &latents);
             let input = inpainting.iter().fold(scaled, |scaled, inpainting| inpainting.model_input(scaled));
             let noise_pred = denoiser.predict(call as f64 / calls.num as f64, &input, &timestep);
