@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["scenes", folder, num] => Ok(drop(scenes::write(Path::new(folder), num.parse()?, SIDE)?)),
+        ["scenes", folder, num] => Ok(scenes::write(Path::new(folder), num.parse()?, SIDE).map(drop)?),
         ["score", model, num, adapters @ ..] if !adapters.is_empty() => score(Path::new(model), num.parse()?, adapters),
         _ => Err("give `scenes FOLDER NUMBER` or `score MODEL NUMBER ADAPTER…`".into()),
     }
