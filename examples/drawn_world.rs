@@ -10,21 +10,19 @@
 //! Scores are of pictures drawn from a reference alone, λ = 1; the pixel judges of `ipa-pocket` say what of the
 //! reference came through.
 
+#[path = "support/scenes.rs"]
+mod scenes;
+
 use std::error::Error;
-use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use ipa::Pipeline;
 use ipa::clip::ClipModel;
 use ipa::core::device::{parse_device, parse_kind};
-use ipa::pocket::{Scene, Split, caption, render};
 use ipa::train::pretrain::scores::{AdapterScores, score_adapter};
 
 /// Side of the pocket model's pictures.
 const SIDE: u32 = 64;
-/// Of captions.
-const SEED: u64 = 0;
 const NUM_STEPS: usize = 25;
 /// Pipelines that draw at once, a core each.
 const PIPELINES: usize = 2;
@@ -33,23 +31,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["scenes", folder, num] => scenes(Path::new(folder), num.parse()?),
+        ["scenes", folder, num] => Ok(scenes::write(Path::new(folder), num.parse()?, SIDE).map(drop)?),
         ["score", model, num, adapters @ ..] if !adapters.is_empty() => score(Path::new(model), num.parse()?, adapters),
         _ => Err("give `scenes FOLDER NUMBER` or `score MODEL NUMBER ADAPTER…`".into()),
     }
-}
-
-/// Training scenes with a caption each, one JSON object a line.
-fn scenes(folder: &Path, num: u64) -> Result<(), Box<dyn Error>> {
-    fs::create_dir_all(folder)?;
-    let mut list = fs::File::create(folder.join("data.jsonl"))?;
-    for index in 0..num {
-        let scene = Scene::draw_at(SEED, index, Split::Train);
-        let name = format!("{index:06}.png");
-        render(&scene, SIDE).save(folder.join(&name))?;
-        writeln!(list, "{}", serde_json::json!({ "image_file": name, "text": caption(&scene, SEED, index) }))?;
-    }
-    Ok(())
 }
 
 /// One line an adapter, then mean and range of all.

@@ -3,17 +3,19 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use ipa_adapter::{AdapterFile, AdapterOptions, ImageFeatures};
 use ipa_core::noise::Draws;
-use ipa_core::save_tensors;
+use ipa_core::tch::Tensor;
+use ipa_core::{Checkpoint, save_tensors};
 use ipa_sample::{AdapterSource, GenerateRequest, Pipeline};
 use ipa_train::{AdapterSettings, Dataset, FeatureKind, FrozenModels, TrainConfig, TrainError, Trainer, Variant};
 use serde_json::json;
-use support::runs::{ADAPTER, assert_resumes_exactly, copies, dataset, go_on, models, recipe};
+use support::runs::{ADAPTER, assert_resumes_exactly, copies, dataset, go_on, models, recipe, stop_and_resume};
 use support::{F32, fixture_path, tiny_sd};
 
 /// Every variant, with the features that it can read.
@@ -166,4 +168,41 @@ fn a_face_adapter_without_identity_files_is_refused_by_row_and_field() {
     config.adapter.variant = Some(Variant::FaceId);
     let error = Trainer::new(&models, &dataset, config, None).unwrap_err();
     assert!(error.to_string().contains("`id_embed_file` is missing"), "{error}");
+}
+
+/// The UNet's weights in a folder that a run left, f16.
+fn unet_of(folder: &Path) -> BTreeMap<String, Tensor> {
+    let weights = Checkpoint::open(&folder.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    weights.names().map(|name| (name.to_owned(), weights.tensor(name).unwrap())).collect()
+}
+
+#[test]
+fn a_whole_unet_learns_beside_the_frozen_one_and_resumes_exactly() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let frozen = copies(models.unet.vs.variables());
+    let start = || {
+        let mut config = recipe(2, 2, 2);
+        config.adapter =
+            AdapterSettings { variant: Some(Variant::Simple), train_unet: true, ..AdapterSettings::default() };
+        (config.optimizer.learning_rate, config.optimizer.ema_decay) = (1e-2, Some(0.9)); // f16 shows the steps
+        Trainer::new(&models, &dataset, config, None).unwrap()
+    };
+    let own = start().adapter().variables().values().map(Tensor::numel).sum::<usize>();
+    assert_eq!(start().num_parameters(), own + frozen.values().map(Tensor::numel).sum::<usize>());
+    let (whole, stopped) = (assert_resumes_exactly(start, 3, "a whole UNet"), tempfile::tempdir().unwrap());
+    stop_and_resume(start, 3, stopped.path());
+    let (learned, resumed) = (unet_of(whole.path()), unet_of(stopped.path()));
+    assert!(learned.iter().all(|(name, tensor)| tensor.equal(&resumed[name])));
+    let moved = |name: &&String| !learned[*name].equal(&frozen[*name].to_kind(learned[*name].kind()));
+    assert_eq!(learned.keys().filter(moved).count(), frozen.len());
+    assert!(models.unet.vs.variables().iter().all(|(name, tensor)| tensor.equal(&frozen[name])));
+}
+
+#[test]
+fn a_whole_unet_is_refused_beside_low_rank_changes() {
+    let (models, (_pictures, dataset)) = (models(), dataset());
+    let mut config = recipe(1, 1, 1);
+    config.adapter = AdapterSettings { variant: Some(Variant::FaceId), train_unet: true, ..AdapterSettings::default() };
+    let error = Trainer::new(&models, &dataset, config, None).unwrap_err();
+    assert!(error.to_string().contains("`train_unet`"), "{error}");
 }

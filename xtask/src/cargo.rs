@@ -35,9 +35,18 @@ pub(crate) fn convert_checkpoint(args: &[OsString]) -> Result<ExitCode> {
 
 /// The training of the pocket model.
 pub(crate) fn pocket(args: &[OsString]) -> Result<ExitCode> {
-    let cargo_args = ["run", "--release", "--package", "ipa", "--example", "pocket", "--"];
-    // The allocator keeps freed memory: every step needs as much again, and getting it from the system took a third
-    // of the time.
+    training_example("pocket", args)
+}
+
+/// Adapters of the pocket model that differ in one thing each.
+pub(crate) fn ablations(args: &[OsString]) -> Result<ExitCode> {
+    training_example("ablations", args)
+}
+
+/// The allocator keeps freed memory: every step needs as much again, and getting it from the system took a third of the
+/// time.
+fn training_example(name: &str, args: &[OsString]) -> Result<ExitCode> {
+    let cargo_args = ["run", "--release", "--package", "ipa", "--example", name, "--"];
     with_libtorch_and(&cargo_args, args, &[("MIMALLOC_PURGE_DELAY", "-1")])
 }
 

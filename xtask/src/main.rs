@@ -24,6 +24,7 @@ cargo xtask convert-checkpoint [CHECKPOINT [OUT]]
                                 (trained_ip_adapter.safetensors); --help lists what else it converts
 cargo xtask test [ARGS]         every test of the workspace (cargo test --release --workspace ARGS)
 cargo xtask pocket [ARGS]       train the pocket model from nothing or another's weights, or go on; --help lists ARGS
+cargo xtask ablations [ARGS]    train, draw and judge the adapters that docs/ablations.md compares; --help lists ARGS
 cargo xtask fetch-weights ARGS  published weights by name, such as sd15 or ip-adapter-plus; --list shows all (ipa fetch ARGS)
 cargo xtask parity [ARGS]       compare full-size models with the Python references
 cargo xtask fixtures            rebuild tests/fixtures from the Python references
@@ -53,6 +54,7 @@ fn run(chore: Option<&str>, args: Vec<OsString>) -> Result<ExitCode> {
         Some("convert-checkpoint") => cargo::convert_checkpoint(&args),
         Some("test") => cargo::test(&args),
         Some("pocket") => cargo::pocket(&args),
+        Some("ablations") => cargo::ablations(&args),
         Some("fetch-weights") => cargo::fetch_weights(&args),
         Some("parity") => cargo::parity(&args),
         Some("fixtures") => fixtures::run(&args),

@@ -10,10 +10,12 @@ use ipa_core::{Checkpoint, save_tensors};
 use ipa_formats::{FormatError, write_atomically};
 use serde_json::Value;
 
+use crate::whole_unet::WholeUnet;
 use crate::{AdamW, Ema, TrainError};
 
 const ADAPTER: &str = "ip_adapter.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const UNET: &str = "unet.safetensors";
 /// Before the names of averaged parameters, beside the optimizer's own.
 const EMA: &str = "ema.";
 /// Steps of the run: more than the optimizer's where some moved nothing.
@@ -24,6 +26,8 @@ pub(crate) const CONFIG: &str = "training.json";
 /// What a checkpoint is made of.
 pub(crate) struct Parts<'a> {
     pub(crate) adapter: &'a IpAdapter,
+    /// If it learns too.
+    pub(crate) unet: Option<&'a WholeUnet>,
     pub(crate) optimizer: &'a AdamW,
     pub(crate) ema: Option<&'a Ema>,
     /// Where the factor on losses stands, by name.
@@ -60,7 +64,7 @@ fn failed(path: &Path, source: std::io::Error) -> FormatError {
 }
 
 fn write(partial: &Path, whole: &Path, parts: &Parts) -> Result<(), TrainError> {
-    let Parts { adapter, optimizer, ema, scale, steps, identity, metadata } = parts;
+    let Parts { adapter, unet, optimizer, ema, scale, steps, identity, metadata } = parts;
     let average = ema.map(|ema| ema.tensors(optimizer)).unwrap_or_default();
     let average = average.into_iter().map(|(name, tensor)| (format!("{EMA}{name}"), tensor));
     if partial.exists() {
@@ -68,6 +72,9 @@ fn write(partial: &Path, whole: &Path, parts: &Parts) -> Result<(), TrainError> 
     }
     fs::create_dir_all(partial).map_err(|source| failed(partial, source))?;
     adapter.save(&partial.join(ADAPTER), Kind::Float, Some(metadata))?;
+    if let Some(unet) = unet {
+        unet.save(&partial.join(UNET))?;
+    }
     let scale = scale.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
     let steps = (STEPS.to_owned(), Tensor::from_slice(&[*steps as i64]));
     let state = optimizer.state().into_iter().chain(average).chain(scale).chain([steps]);
@@ -146,10 +153,10 @@ pub(crate) fn identity(checkpoint: &Path) -> Result<Value, TrainError> {
     Ok(ipa_formats::read_json(&checkpoint.join(CONFIG))?)
 }
 
-/// Restores adapter and optimizer; the rest of the state is for the caller.
+/// Restores adapter, UNet and optimizer; the rest of the state is for the caller.
 pub(crate) fn load(
     checkpoint: &Path,
-    adapter: &IpAdapter,
+    (adapter, unet): (&IpAdapter, Option<&WholeUnet>),
     optimizer: &mut AdamW,
     ema: Option<&mut Ema>,
 ) -> Result<Checkpoint, TrainError> {
@@ -162,6 +169,9 @@ pub(crate) fn load(
             return Err(ipa_core::WeightsError::Shape { path, name, found: found.size(), expected }.into());
         }
         variable.copy_(&found); // in place: the optimizer's buffer is behind it
+    }
+    if let Some(unet) = unet {
+        unet.load(&checkpoint.join(UNET))?;
     }
     let state = Checkpoint::open(&checkpoint.join(OPTIMIZER))?;
     optimizer.load_state(&state)?;

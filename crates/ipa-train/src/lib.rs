@@ -41,6 +41,7 @@ mod tune;
 mod validation;
 mod variant;
 pub mod watch;
+mod whole_unet;
 
 pub use adamw::{AdamW, AdamWConfig, Ema};
 pub use checkpoint::{check_unused, latest_checkpoint};

@@ -25,10 +25,14 @@ impl TrainConfig {
     }
 
     fn check_adapter(&self) -> Result<(), TrainError> {
-        let AdapterSettings { variant, features, num_tokens, lora_rank } = self.adapter;
+        let AdapterSettings { variant, features, num_tokens, lora_rank, train_unet } = self.adapter;
         if variant.zip(features).is_some_and(|(variant, features)| !variant.reads(features)) {
             let allowed = "classic reads global ones and plus fine ones; simple and prefusion either";
             return refuse("features", &"not what the variant reads", allowed);
+        }
+        if train_unet && self.validation.held_out > 0.0 {
+            let allowed = "not with `held_out`: the best step's adapter would be kept without its UNet";
+            return refuse("train_unet", &train_unet, allowed);
         }
         match num_tokens.filter(|num_tokens| !(1..=MAX_TOKENS).contains(num_tokens)) {
             Some(num_tokens) => refuse("num_tokens", &num_tokens, "choose 1 to 1024; 4 and 16 are usual"),
@@ -155,6 +159,7 @@ mod tests {
             ("[data]\ncache_gib = -1.0", "`cache_gib`"),
             ("[data]\nimage_drop = 1.5", "`image_drop`"),
             ("[adapter]\nlora_rank = 0", "`lora_rank`"),
+            ("[adapter]\ntrain_unet = true\n[validation]\nheld_out = 0.1", "`train_unet`"),
             ("[schedule]\nmax_steps = 0", "`max_steps`"),
             ("[data]\nimage_drop = 0.6\ntext_drop = 0.6", "`both_drop`"),
             ("[schedule]\naccumulation = 0", "`accumulation`"),

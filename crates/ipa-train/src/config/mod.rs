@@ -74,6 +74,8 @@ pub struct AdapterSettings {
     pub num_tokens: Option<i64>,
     /// Rank of the changes to the UNet that face adapters bring; without a number the published 128.
     pub lora_rank: Option<i64>,
+    /// The UNet's own weights learn too, and are written as `unet/`: what adapters are compared with.
+    pub train_unet: bool,
 }
 
 /// What it learns from.

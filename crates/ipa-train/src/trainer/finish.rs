@@ -1,12 +1,13 @@
 //! What a run leaves beside its checkpoints.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use ipa_adapter::IpAdapter;
 use ipa_core::tch::{self, Kind, Tensor};
 use ipa_formats::{FormatError, write_atomically};
 
 use super::{TrainError, Trainer};
+use crate::whole_unet::WholeUnet;
 
 /// The finished adapter.
 pub const ADAPTER_FILE: &str = "ip_adapter.safetensors";
@@ -52,7 +53,10 @@ impl Trainer<'_> {
     /// The finished adapter, and the report.
     pub(super) fn finish(&mut self, folder: &Path) -> Result<(), TrainError> {
         if let Some(ema) = &self.ema {
-            replace(&self.adapter, &ema.tensors(&self.optimizer));
+            replace(&self.trained(), &ema.tensors(&self.optimizer));
+        }
+        if let Some(unet) = &self.whole_unet {
+            unet.export(folder)?;
         }
         self.adapter.save(&folder.join(ADAPTER_FILE), Kind::Float, Some(&self.metadata()))?;
         match self.config.output.report {
@@ -64,12 +68,18 @@ impl Trainer<'_> {
     /// Runs `work` while the adapter is the average of its steps, if there is one.
     pub(super) fn with_average<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let average = self.ema.as_ref().map(|ema| ema.tensors(&self.optimizer)).unwrap_or_default();
-        let variables = self.adapter.variables();
+        let variables = self.trained();
         let own: Vec<_> = average.iter().map(|(name, _)| (name.clone(), variables[name].detach().copy())).collect();
-        replace(&self.adapter, &average);
+        replace(&variables, &average);
         let result = work(self);
-        replace(&self.adapter, &own);
+        replace(&variables, &own);
         result
+    }
+
+    /// All that learns, by its name in the optimizer.
+    fn trained(&self) -> HashMap<String, Tensor> {
+        let of_unet = self.whole_unet.iter().flat_map(WholeUnet::variables);
+        self.adapter.variables().into_iter().chain(of_unet).collect()
     }
 
     /// The adapter, the average of its steps if there is one.
@@ -79,8 +89,7 @@ impl Trainer<'_> {
 }
 
 /// In place: the optimizer's buffer is behind the variables.
-fn replace(adapter: &IpAdapter, values: &[(String, Tensor)]) {
+fn replace(variables: &HashMap<String, Tensor>, values: &[(String, Tensor)]) {
     let _no_grad = tch::no_grad_guard();
-    let variables = adapter.variables();
     values.iter().for_each(|(name, value)| variables[name].shallow_clone().copy_(value));
 }

@@ -36,6 +36,7 @@ use crate::models::FrozenModels;
 use crate::objective::Objective;
 use crate::validation::{ValidationProgress, ValidationResult, read_results};
 use crate::watch::{Events, Monitor, Progress};
+use crate::whole_unet::WholeUnet;
 use crate::{AdamW, AdamWConfig, Ema, identity, metadata};
 use batches::Batches;
 use scale::LossScale;
@@ -50,6 +51,7 @@ pub struct Trainer<'a> {
     identity: Value,
     adapter: IpAdapter,
     low_rank: Option<LowRankUnet>,
+    whole_unet: Option<WholeUnet>,
     optimizer: AdamW,
     ema: Option<Ema>,
     objective: Objective,
@@ -73,13 +75,15 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, TrainError> {
         config.check()?;
         let adapter = start::adapter(models, &config, init_adapter)?;
+        let whole_unet = start::whole_unet(models, &adapter, &config)?;
         let split = start::split(dataset, &config)?;
         let mut batches = Batches::new(models, dataset, split.train, &config, Reads::of(&adapter))?;
         let judge = Judge::new(models, &mut batches, &split.held_out, &config)?;
         let identity = identity::of_run(models, dataset, &config, init_adapter)?;
         let low_rank = LowRankUnet::new(&models.unet, &adapter);
         let decay = AdamWConfig { weight_decay: config.optimizer.weight_decay, ..AdamWConfig::default() };
-        let optimizer = AdamW::new(adapter.variables(), decay);
+        let of_unet = whole_unet.iter().flat_map(WholeUnet::variables);
+        let optimizer = AdamW::new(adapter.variables().into_iter().chain(of_unet), decay);
         let ema = config.optimizer.ema_decay.map(|decay| Ema::new(&optimizer, decay));
         let objective = Objective::new(&config.objective, models)?;
         let scale = start::loss_scale(models);
@@ -91,6 +95,7 @@ impl<'a> Trainer<'a> {
             identity,
             adapter,
             low_rank,
+            whole_unet,
             optimizer,
             ema,
             objective,
@@ -116,7 +121,8 @@ impl<'a> Trainer<'a> {
 
     /// As [`Trainer::resume`], whatever run the checkpoint is of.
     pub(crate) fn load(&mut self, folder: &Path, latest: &Path) -> Result<(), TrainError> {
-        let state = checkpoint::load(latest, &self.adapter, &mut self.optimizer, self.ema.as_mut())?;
+        let models = (&self.adapter, self.whole_unet.as_ref());
+        let state = checkpoint::load(latest, models, &mut self.optimizer, self.ema.as_mut())?;
         self.done = checkpoint::steps(&state)?;
         self.scale = self.scale.map(|_| LossScale::load(&state)).transpose()?;
         self.losses = losses::read(folder, self.done)?;
@@ -129,6 +135,11 @@ impl<'a> Trainer<'a> {
     /// The adapter as it stands.
     pub fn adapter(&self) -> &IpAdapter {
         &self.adapter
+    }
+
+    /// How many numbers are trained.
+    pub fn num_parameters(&self) -> usize {
+        self.optimizer.parameters().numel()
     }
 
     /// The settings of the run.
@@ -237,6 +248,7 @@ impl<'a> Trainer<'a> {
         losses::write(folder, &self.losses)?;
         let parts = checkpoint::Parts {
             adapter: &self.adapter,
+            unet: self.whole_unet.as_ref(),
             optimizer: &self.optimizer,
             ema: self.ema.as_ref(),
             scale: self.scale.map(|scale| scale.state()),

@@ -10,6 +10,7 @@ use crate::config::TrainConfig;
 use crate::dataset::{Dataset, Split};
 use crate::models::FrozenModels;
 use crate::variant::{Around, num_tokens};
+use crate::whole_unet::WholeUnet;
 use crate::{FeatureKind, Variant};
 
 /// Width of the identity vectors that published adapters read.
@@ -43,6 +44,21 @@ pub(super) fn adapter(
         adapter.check_width(models.encoder().width(features))?;
     }
     Ok(adapter)
+}
+
+/// A copy of the UNet to learn, if the settings ask for one.
+pub(super) fn whole_unet(
+    models: &FrozenModels,
+    adapter: &IpAdapter,
+    config: &TrainConfig,
+) -> Result<Option<WholeUnet>, TrainError> {
+    let allowed = match (adapter.lora().is_some(), models.options().1) {
+        _ if !config.adapter.train_unet => return Ok(None),
+        (false, Kind::Float) => return Ok(Some(WholeUnet::new(&models.unet))),
+        (true, _) => "not with an adapter that brings changes to the UNet of its own",
+        (false, _) => "choose `--dtype f32`: what learns is f32",
+    };
+    Err(TrainError::Field { field: "train_unet", value: true.to_string(), allowed })
 }
 
 /// Whether an adapter is what the settings ask for, as far as they ask.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use ipa_core::tch::{self, Tensor};
+use ipa_unet::Unet;
 
 use super::{TrainError, Trainer, fault};
 use crate::objective::{Batch, predicted};
@@ -42,9 +43,18 @@ impl Trainer<'_> {
         Ok(Progress { step: self.done, steps, loss, rows, learning_rate, grad_norm, loss_scale })
     }
 
+    /// The UNet that the adapter learns in.
+    pub(super) fn learning_unet(&self) -> &Unet {
+        match (&self.low_rank, &self.whole_unet) {
+            (Some(low_rank), _) => low_rank.unet(),
+            (None, Some(whole)) => &whole.model,
+            (None, None) => &self.models.unet.model,
+        }
+    }
+
     /// Adds the gradient of a part; its share of the loss, and the errors of its rows.
     fn backward(&self, part: &Batch, share: f64) -> Result<(f64, Vec<f64>), TrainError> {
-        let unet = self.low_rank.as_ref().map_or(&self.models.unet.model, |low_rank| low_rank.unet());
+        let unet = self.learning_unet();
         let (adapter, schedule, objective) = (&self.adapter, &self.models.schedule, &self.objective);
         let factor = share * self.scale.map_or(1.0, |scale| scale.factor());
         let row_errors = RefCell::new(Vec::new());

@@ -106,8 +106,7 @@ impl Trainer<'_> {
             if let Some(low_rank) = &mut this.low_rank {
                 low_rank.refresh();
             }
-            let unet = this.low_rank.as_ref().map_or(&this.models.unet.model, |low_rank| low_rank.unet());
-            work(this.judge.as_ref().ok_or(ValidationError::NoRows)?, unet, &this.adapter)
+            work(this.judge.as_ref().ok_or(ValidationError::NoRows)?, this.learning_unet(), &this.adapter)
         })
     }
 
