@@ -40,7 +40,7 @@ pub(crate) struct Run {
     pub(crate) machine: Machine,
     /// How many numbers were trained.
     pub(crate) parameters: usize,
-    /// The median; 0 without training.
+    /// Of an undisturbed step: one in ten is faster. 0 without training.
     pub(crate) seconds_a_step: f64,
     pub(crate) drawings: Vec<Drawing>,
 }
