@@ -124,7 +124,7 @@ impl Measurements {
     /// # Errors
     /// [`EvaluationError::Setting`] if it is of another evaluation, else those of [`Self::add`].
     pub fn merge(&mut self, other: Self) -> Result<(), EvaluationError> {
-        if let Some(field) = difference(&self.settings, &other.settings) {
+        if let Some(field) = other_setting(&self.settings, &other.settings) {
             let problem = "differs between the shards: merge those of one evaluation".to_owned();
             return Err(EvaluationError::Setting { field, problem });
         }
@@ -134,6 +134,22 @@ impl Measurements {
         }
         Ok(())
     }
+}
+
+/// The first setting that differs, a choice by its question.
+pub(super) fn other_setting(a: &Settings, b: &Settings) -> Option<String> {
+    let field = difference(a, b)?;
+    if field != "choices" {
+        return Some(field);
+    }
+    let choices = a.choices.iter().chain(&b.choices);
+    let differs = |question: &&String| {
+        let answer = |settings: &Settings| {
+            settings.choices.iter().find(|choice| choice.question == **question).map(|choice| choice.answer.clone())
+        };
+        answer(a) != answer(b)
+    };
+    Some(choices.map(|choice| &choice.question).find(differs).cloned().unwrap_or(field))
 }
 
 /// The first field in which two values of one type differ.
@@ -150,7 +166,7 @@ pub(super) fn difference<T: serde::Serialize>(a: &T, b: &T) -> Option<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::sample::{row, settings};
-    use super::super::{Embedding, Set};
+    use super::super::{Choice, Embedding, Set};
     use super::*;
 
     fn measurements() -> Measurements {
@@ -217,6 +233,16 @@ mod tests {
     fn shards_of_two_evaluations_are_not_merged() {
         let other = Measurements::new(Settings { num_steps: 3, ..settings() }).unwrap();
         assert!(measurements().merge(other).unwrap_err().to_string().contains("`num_steps` differs"));
+    }
+
+    #[test]
+    fn a_choice_that_differs_is_named_by_its_question() {
+        let choice = |answer: &str| Choice { question: "Seeds".to_owned(), answer: answer.to_owned() };
+        let with = |choices| Settings { choices, ..settings() };
+        let found = other_setting(&with(vec![choice("0, 1")]), &with(vec![choice("0")]));
+        assert_eq!(found.as_deref(), Some("Seeds"));
+        assert_eq!(other_setting(&settings(), &with(vec![choice("0")])).as_deref(), Some("Seeds"));
+        assert_eq!(other_setting(&settings(), &settings()), None);
     }
 
     #[test]
