@@ -268,7 +268,7 @@ fn tell(checked: &[Checked], scale: Option<Calibration>, args: &CheckArgs) -> Re
         let mean =
             |of: fn(&CaseScore) -> f64| checked.iter().map(|one| of(&one.score)).sum::<f64>() / checked.len() as f64;
         let all = CaseScore::new(mean(|score| score.image_cosine), mean(|score| score.text_cosine));
-        output::line(format_args!("\nall {}: {:.1} % combined, grade {}", checked.len(), all.combined, all.grade))?;
+        output::line(format_args!("\nall {}: {:.1} % combined ({})", checked.len(), all.combined, all.grade))?;
         output::line(MAPPING)?;
         if let Some(Calibration { shuffled, real }) = scale {
             output::line(format_args!(

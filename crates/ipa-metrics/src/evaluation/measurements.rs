@@ -136,20 +136,18 @@ impl Measurements {
     }
 }
 
-/// The first setting that differs, a choice by its question.
+/// The first setting that differs; if none but a choice does, its question.
 pub(super) fn other_setting(a: &Settings, b: &Settings) -> Option<String> {
-    let field = difference(a, b)?;
-    if field != "choices" {
-        return Some(field);
-    }
-    let choices = a.choices.iter().chain(&b.choices);
-    let differs = |question: &&String| {
-        let answer = |settings: &Settings| {
-            settings.choices.iter().find(|choice| choice.question == **question).map(|choice| choice.answer.clone())
-        };
-        answer(a) != answer(b)
+    let without_choices = |settings: &Settings| Settings { choices: Vec::new(), ..settings.clone() };
+    let answers = |settings: &Settings| -> BTreeMap<String, String> {
+        settings.choices.iter().map(|choice| (choice.question.clone(), choice.answer.clone())).collect()
     };
-    Some(choices.map(|choice| &choice.question).find(differs).cloned().unwrap_or(field))
+    let other_choice = || {
+        let (first, second) = (answers(a), answers(b));
+        let mut questions = a.choices.iter().chain(&b.choices).map(|choice| &choice.question);
+        questions.find(|question| first.get(*question) != second.get(*question)).cloned()
+    };
+    difference(&without_choices(a), &without_choices(b)).or_else(other_choice).or_else(|| difference(a, b))
 }
 
 /// The first field in which two values of one type differ.
@@ -242,6 +240,12 @@ mod tests {
         let found = other_setting(&with(vec![choice("0, 1")]), &with(vec![choice("0")]));
         assert_eq!(found.as_deref(), Some("Seeds"));
         assert_eq!(other_setting(&settings(), &with(vec![choice("0")])).as_deref(), Some("Seeds"));
+        let other = Settings { num_steps: 7, ..with(vec![choice("0")]) };
+        assert_eq!(
+            other_setting(&settings(), &other).as_deref(),
+            Some("num_steps"),
+            "a setting of its own comes first"
+        );
         assert_eq!(other_setting(&settings(), &settings()), None);
     }
 
