@@ -54,3 +54,18 @@ fn encoded(picture: &RgbImage) -> Result<Vec<u8>> {
         false => Ok(thumbnails::jpeg(&thumbnails::small(picture, MAX_SIDE), JPEG_QUALITY)?),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pictures_are_small_on_the_page_and_small_ones_exact() {
+        let wide = encoded(&RgbImage::from_fn(1024, 256, |x, y| image::Rgb([x as u8, y as u8, 0]))).unwrap();
+        assert_eq!(image::guess_format(&wide).unwrap(), image::ImageFormat::Jpeg);
+        assert_eq!(ipa_clip::preprocess::image_size(&wide, Path::new("wide.jpg")).unwrap(), (512, 128));
+        let pixels = RgbImage::from_fn(64, 64, |x, y| image::Rgb([(3 * x) as u8, (2 * y) as u8, 9]));
+        assert_eq!(image::load_from_memory(&encoded(&pixels).unwrap()).unwrap().into_rgb8(), pixels);
+    }
+}
