@@ -1,25 +1,26 @@
 //! `ipa check`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueHint};
 use image::RgbImage;
 use ipa_clip::ClipModel;
-use ipa_formats::AdapterFile;
-use ipa_metrics::{CaseScore, MAPPING};
-use ipa_sample::{
-    AdapterSource, GenerateRequest, ImagePromptSpec, PictureFormat, Pipeline, Record, SamplerKind, check_adapter,
-    write_picture,
-};
-use ipa_train::Dataset;
-use serde::{Deserialize, Serialize};
+use ipa_metrics::evaluation::{Embedding, Measurements, Row, Set};
+use ipa_metrics::{Calibration, CaseScore, MAPPING};
+use ipa_sample::{GenerateRequest, PictureFormat, Pipeline, Record, SamplerKind, write_picture};
+use serde::Serialize;
 
 use crate::args::{AdapterArgs, DeviceArgs, ModelArgs};
+use crate::evaluate::cases::{self, Case};
+use crate::evaluate::measure::{draw, judged};
+use crate::evaluate::settings::{Stated, choice, described};
+use crate::evaluate::{calibration, methods, page};
 use crate::failure::UsageError;
 use crate::provenance::{self, Sources};
-use crate::{images, interrupt, model, output, progress, scores};
+use crate::{interrupt, model, output, progress, scores};
 
 pub(crate) const NUM_CASES: usize = 3;
 /// Strength of the reference images that leaves room for the prompt.
@@ -32,6 +33,7 @@ pub(crate) const SCALE: f64 = 0.6;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     ipa check --model pocket\n  \
+    ipa check --model pocket --adapter out/mascot/ip_adapter.safetensors --report\n  \
     ipa check --model stable-diffusion-v1-5 --adapter ip-adapter_sd15.safetensors --image-encoder image_encoder \\\n    \
     --clip clip-vit-large-patch14 --tests tests.toml\n\n\
     A tests file names three cases:\n  \
@@ -47,9 +49,14 @@ pub(crate) struct CheckArgs {
     /// Pictures that were not trained on, listed as for training
     #[arg(long, value_name = "FILE", conflicts_with = "tests")]
     data: Option<PathBuf>,
-    /// The CLIP that scores: a transformers-style CLIPModel folder [default: the model's own `clip`]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// The CLIP that scores: a transformers-style CLIPModel folder, or a name such as clip-l [default: the model's own
+    /// `clip`]
+    #[arg(long, visible_alias = "metric-model", value_name = "DIR|NAME", value_hint = ValueHint::DirPath)]
     clip: Option<PathBuf>,
+    /// Folder with a folder of pictures for each of several things, to put likeness on the scoring CLIP's own scale
+    /// [default: for the pocket model, things of its world]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    calibration: Option<PathBuf>,
     /// Strength of the reference images: 0 none, 1 as trained; 0.6 leaves room for the prompt
     #[arg(long, value_name = "F", default_value_t = SCALE)]
     scale: f64,
@@ -65,19 +72,14 @@ pub(crate) struct CheckArgs {
     /// Folder for the pictures
     #[arg(long, value_name = "DIR", default_value = "out/check")]
     output: PathBuf,
+    /// Write a report of the tests beside the pictures: report.html, evaluation_report.json and tables
+    #[arg(long)]
+    report: bool,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print one JSON object a line, one for each test
     #[arg(long)]
     json: bool,
-}
-
-/// A reference and what to make of it.
-#[derive(Debug, Clone)]
-pub(crate) struct Case {
-    pub(crate) name: String,
-    pub(crate) reference: RgbImage,
-    pub(crate) prompt: String,
 }
 
 /// A case that was drawn and scored.
@@ -86,19 +88,8 @@ pub(crate) struct Checked {
     pub(crate) case: Case,
     pub(crate) picture: RgbImage,
     pub(crate) score: CaseScore,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TestsFile {
-    case: Vec<TestsCase>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TestsCase {
-    image: PathBuf,
-    prompt: String,
+    /// Of the picture.
+    pub(crate) embedding: Vec<f32>,
 }
 
 /// One line of `--json`.
@@ -110,6 +101,8 @@ struct Line<'a> {
     file: PathBuf,
     #[serde(flatten)]
     score: CaseScore,
+    /// Likeness on the scoring CLIP's own scale.
+    calibrated: Option<f64>,
     mapping: &'a str,
 }
 
@@ -132,31 +125,30 @@ pub(crate) fn run(mut args: CheckArgs) -> Result<()> {
     let cases = cases(args)?;
     let sources = Sources::new(&args.model, &source, Some(&adapter), &request)?;
     Pipeline::check(&source.files, &request)?;
-    let one = ImagePromptSpec { images: vec![PathBuf::new().into()], ..ImagePromptSpec::default() }; // any picture
-    if reads_faces(&adapter)? {
-        bail!(
-            "{} reads faces, and `ipa check` shows pictures: check an adapter that reads them",
-            adapter.file.display()
-        );
-    }
-    check_adapter(&source.files, &adapter, &one)?;
-    let clip = scores::clip_model(args.clip.as_deref(), &source, options)?;
+    methods::check_pictures(&adapter, &source)?;
+    let clip = scores::clip_model(args.clip.as_deref(), &source, options.0)?;
+    let calibrated = calibration::measure(args.calibration.as_deref(), args.model.name()?, &clip)?;
+    let scale = calibrated.calibration;
     let pipeline = Pipeline::load_files(source.files.clone(), options)?;
     let pipeline = pipeline.with_source(&adapter)?;
 
     let bar = progress::bar((cases.len() * args.steps) as u64, "drawing", args.json);
-    let checked = check(&pipeline, &clip, cases, &request, || {
-        bar.inc(1);
-    })?;
+    let checked = check(&pipeline, &clip, cases, &request, || bar.inc(1))?;
     bar.finish_and_clear();
     let provenance = provenance::joined(sources.digested(&args.model))?;
     save(&checked, &request, &args.output, |request, picture| provenance.of(pipeline.record(request, 0, picture)))?;
-    tell(&checked, args)
-}
-
-/// Whether an adapter reads identity vectors.
-fn reads_faces(adapter: &AdapterSource) -> Result<bool> {
-    Ok(AdapterFile::open(&adapter.file, &adapter.options())?.info().face_embed_dim.is_some())
+    if args.report {
+        let stated = Stated {
+            model: (&args.model, &source),
+            request: &request,
+            metric_model: args.clip.as_deref(),
+            calibrated,
+            methods: vec![methods::method(&methods::named_by_file(args.adapter.adapter.as_deref()), &adapter)?],
+            kind: options.1,
+        };
+        page::write(&measurements(&checked, stated, args)?, &args.output)?;
+    }
+    tell(&checked, scale, args)
 }
 
 /// Draws and scores every case.
@@ -174,24 +166,20 @@ pub(crate) fn check(
     for case in cases {
         let request = GenerateRequest { prompt: case.prompt.clone(), ..settings.clone() };
         let references = std::slice::from_ref(&case.reference);
-        let drawn = pipeline.generate(&request, references, |_| {
-            progress();
-            interrupt::flow()
-        });
-        let mut generated = drawn.map_err(|error| interrupt::told(error, "no picture was written"))?;
-        let image_cosine = scores::image_cosines(clip, &generated.pictures, references)?[0];
-        let text_cosine = scores::text_cosines(clip, &generated.pictures, &[&case.prompt])?[0];
-        let picture = generated.pictures.swap_remove(0);
-        checked.push(Checked { case, picture, score: CaseScore::new(image_cosine, text_cosine) });
+        let picture = draw(pipeline, &request, references, "no picture was written", &mut progress)?;
+        let embedding = scores::picture_embedding(clip, &picture);
+        let image_cosine = scores::cosine(&embedding, &scores::picture_embedding(clip, &case.reference))?;
+        let text_cosine = scores::cosine(&embedding, &scores::text_embedding(clip, &case.prompt)?)?;
+        checked.push(Checked { case, picture, score: CaseScore::new(image_cosine, text_cosine), embedding });
     }
     Ok(checked)
 }
 
 fn cases(args: &CheckArgs) -> Result<Vec<Case>> {
     match (&args.tests, &args.data) {
-        (Some(path), _) => Ok(three(from_tests(path)?, path, "`[[case]]` tables")?),
-        (None, Some(path)) => Ok(three(from_data(path)?, path, "pictures")?),
-        (None, None) if args.model.model.as_deref() == Some(model::POCKET) => Ok(from_world()),
+        (Some(path), _) => Ok(three(cases::from_tests(path)?, path, "`[[case]]` tables")?),
+        (None, Some(path)) => Ok(three(cases::from_data(path, NUM_CASES)?, path, "pictures")?),
+        (None, None) if args.model.model.as_deref() == Some(model::POCKET) => Ok(cases::from_world(NUM_CASES)),
         (None, None) => {
             let text = "no tests: name three with `--tests`, or a list of pictures not trained on with `--data`";
             Err(UsageError(text.to_owned()).into())
@@ -207,46 +195,12 @@ fn three(cases: Vec<Case>, path: &Path, kind: &str) -> Result<Vec<Case>, UsageEr
     }
 }
 
-pub(crate) fn test_name(index: usize) -> String {
-    format!("test {}", index + 1)
+fn file(index: usize) -> String {
+    format!("test-{}.png", index + 1)
 }
 
-fn from_tests(path: &Path) -> Result<Vec<Case>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let tests: TestsFile = toml::from_str(&text).with_context(|| format!("{} is not a tests file", path.display()))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let case = |(index, test): (usize, TestsCase)| {
-        let reference = images::load(&[folder.join(test.image)])?.swap_remove(0);
-        Ok(Case { name: test_name(index), reference, prompt: test.prompt })
-    };
-    tests.case.into_iter().enumerate().map(case).collect()
-}
-
-fn from_data(path: &Path) -> Result<Vec<Case>> {
-    let dataset = Dataset::open(path)?;
-    let case = |row| {
-        let prompt = dataset.sample(row)?.text;
-        Ok(Case { name: test_name(row), reference: dataset.picture(row)?, prompt })
-    };
-    (0..dataset.len().min(NUM_CASES)).map(case).collect()
-}
-
-/// Held-out scenes of the drawn world; the prompts leave out what the reference shows.
-fn from_world() -> Vec<Case> {
-    let case = |index| {
-        let scene = ipa_pocket::Scene::draw_at(0, index as u64, ipa_pocket::Split::HeldOut);
-        let prompt = ipa_pocket::caption(&scene, 0, index as u64);
-        Case { name: test_name(index), reference: ipa_pocket::render(&scene, 64), prompt }
-    };
-    (0..NUM_CASES).map(case).collect()
-}
-
-fn file(folder: &Path, index: usize) -> PathBuf {
-    folder.join(format!("test-{}.png", index + 1))
-}
-
-fn reference_file(folder: &Path, index: usize) -> PathBuf {
-    folder.join(format!("test-{}-reference.png", index + 1))
+fn reference_file(index: usize) -> String {
+    format!("test-{}-reference.png", index + 1)
 }
 
 /// Writes every picture beside its reference, which its request names.
@@ -258,29 +212,72 @@ fn save(
 ) -> Result<()> {
     output::create_folder(folder)?;
     for (index, Checked { case, picture, .. }) in checked.iter().enumerate() {
-        let reference = reference_file(folder, index);
+        let reference = folder.join(reference_file(index));
         output::write_picture(&reference, &case.reference)?;
         let (prompt, images) = (case.prompt.clone(), vec![reference]);
         let request = GenerateRequest { prompt, images, ..settings.clone() };
         let record = Record { pictures: provenance::pictures(&request)?, ..record(&request, picture) };
-        write_picture(&file(folder, index), picture, &record, PictureFormat::Png)?;
+        write_picture(&folder.join(file(index)), picture, &record, PictureFormat::Png)?;
     }
     Ok(())
 }
 
-fn tell(checked: &[Checked], args: &CheckArgs) -> Result<()> {
+/// The tests as an evaluation of one adapter.
+fn measurements(checked: &[Checked], stated: Stated, args: &CheckArgs) -> Result<Measurements> {
+    let (method, scale) = (stated.methods[0].name.clone(), args.scale);
+    let cases: Vec<Case> = checked.iter().map(|checked| checked.case.clone()).collect();
+    let choices = vec![choice("Tests", described(&cases, "of a check")), choice("Seeds", args.seed.to_string())];
+    let settings = stated.settings(format!("Check of {method}"), Vec::new(), choices)?;
+    let mut measurements = Measurements::new(settings)?;
+    for (index, Checked { case, picture, score, embedding }) in checked.iter().enumerate() {
+        measurements.add(Row {
+            set: Set::Tests,
+            case: case.name.clone(),
+            method: method.clone(),
+            prompt_index: 0,
+            prompt: case.prompt.clone(),
+            reference: reference_file(index),
+            seed: args.seed,
+            scale,
+            file: file(index),
+            image_cosine: score.image_cosine,
+            text_cosine: (!case.prompt.trim().is_empty()).then_some(score.text_cosine),
+            caption_cosines: Vec::new(),
+            nearest_training: None,
+            judged: case.scene.as_ref().map_or_else(BTreeMap::new, |scene| judged(picture, scene)),
+            embedding: Some(Embedding::new(embedding.clone())),
+        })?;
+    }
+    Ok(measurements)
+}
+
+fn tell(checked: &[Checked], scale: Option<Calibration>, args: &CheckArgs) -> Result<()> {
     for (index, Checked { case, score, .. }) in checked.iter().enumerate() {
-        let (reference, file) = (reference_file(&args.output, index), file(&args.output, index));
+        let [reference, file] = [reference_file(index), file(index)].map(|name| args.output.join(name));
         let (case, prompt) = (case.name.as_str(), case.prompt.as_str());
+        let calibrated = scale.map(|scale| scale.score(score.image_cosine));
         if args.json {
-            output::json_line(&Line { case, prompt, reference, file, score: *score, mapping: MAPPING })?;
+            output::json_line(&Line { case, prompt, reference, file, score: *score, calibrated, mapping: MAPPING })?;
         } else {
             let (file, reference) = (file.display(), reference.display());
-            output::line(format_args!("{case}: \"{prompt}\"\n  {score}\n  {file} after {reference}"))?;
+            let calibrated = calibrated.map(|found| format!(", calibrated {found:.0}")).unwrap_or_default();
+            output::line(format_args!("{case}: \"{prompt}\"\n  {score}{calibrated}\n  {file} after {reference}"))?;
         }
     }
     if !args.json {
-        output::line(format_args!("\n{MAPPING}"))?;
+        let mean =
+            |of: fn(&CaseScore) -> f64| checked.iter().map(|one| of(&one.score)).sum::<f64>() / checked.len() as f64;
+        let all = CaseScore::new(mean(|score| score.image_cosine), mean(|score| score.text_cosine));
+        output::line(format_args!("\nall {}: {:.1} % combined ({})", checked.len(), all.combined, all.grade))?;
+        output::line(MAPPING)?;
+        if let Some(Calibration { shuffled, real }) = scale {
+            output::line(format_args!(
+                "Calibrated: 0 where pictures of different things are ({shuffled:.3}), 100 where two of one thing are ({real:.3})."
+            ))?;
+        }
+        if args.report {
+            output::line(format_args!("report: {}", args.output.join("report.html").display()))?;
+        }
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bench, check, completions, convert, dataset, demo, doctor, embed, fetch, generate, inspect, train, tune, verify,
+    bench, check, completions, convert, dataset, demo, doctor, embed, evaluate, fetch, generate, inspect, train, tune,
+    verify,
 };
 
 /// Image prompts for Stable Diffusion: train, check and use IP-Adapters, without Python.
@@ -26,6 +27,7 @@ pub(crate) enum Command {
     Train(Box<train::TrainArgs>),
     Tune(Box<tune::TuneArgs>),
     Check(check::CheckArgs),
+    Evaluate(Box<evaluate::EvaluateArgs>),
     Dataset(dataset::DatasetArgs),
     Demo(demo::DemoArgs),
     Embed(embed::EmbedArgs),
@@ -45,6 +47,7 @@ impl Command {
             Self::Train(args) => train::run(&args),
             Self::Tune(args) => tune::run(&args),
             Self::Check(args) => check::run(args),
+            Self::Evaluate(args) => evaluate::run(&args),
             Self::Dataset(args) => dataset::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Embed(args) => embed::run(args),

@@ -160,7 +160,20 @@ pub(crate) fn joined(digests: JoinHandle<Result<Provenance, FormatError>>) -> Re
     Ok(digests.join().map_err(|_| anyhow!("the digests of the model's files could not be computed"))??)
 }
 
+/// The digest of a model's folder: of its weights and settings.
+///
+/// # Errors
+/// [`FormatError`] if there are none, or one cannot be read.
+pub(crate) fn folder_digest(folder: &Path) -> Result<String, FormatError> {
+    Remembered::open().digest(&ComponentFiles::from(folder).files()?)
+}
+
 impl Provenance {
+    /// The digest of the base model's files.
+    pub(crate) fn model_digest(&self) -> &str {
+        &self.model.file.sha256
+    }
+
     /// A record completed by these files.
     pub(crate) fn of(&self, record: Record) -> Record {
         Record {

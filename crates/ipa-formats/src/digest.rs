@@ -26,7 +26,12 @@ pub fn sha256_file(path: &Path) -> Result<String, FormatError> {
 
 /// SHA-256 of a text, as [`sha256_file`] writes it.
 pub fn sha256_text(text: &str) -> String {
-    hex(&Sha256::digest(text.as_bytes()))
+    sha256_bytes(text.as_bytes())
+}
+
+/// SHA-256 of bytes, as [`sha256_file`] writes it.
+pub fn sha256_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 fn hex(digest: &[u8]) -> String {

@@ -76,7 +76,7 @@ pub use convert::{
     Conversion, ConversionReport, Dropped, LoraDialect, ModelConversion, ModelConversionOptions, ModelForm,
     ModelReport, Moved, convert_lora,
 };
-pub use digest::{sha256_file, sha256_text};
+pub use digest::{sha256_bytes, sha256_file, sha256_text};
 pub use error::{FormatError, HeaderError};
 pub use inspect::{
     ComponentInspection, DtypeTotal, FileInspection, Inspection, ModelInspection, TensorListing, WeightsSummary,

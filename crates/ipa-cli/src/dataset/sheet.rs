@@ -1,12 +1,10 @@
 //! The contact sheet.
 
-use std::io;
-
-use image::{RgbImage, imageops};
 use ipa_metrics::{Contact, Flag, Report, Thumbnail};
 use ipa_train::{CheckedRow, DatasetCheck, Finding};
 
 use super::{CheckArgs, NUM_EXAMPLES, counted, cut, example, facts, kinds};
+use crate::thumbnails;
 
 /// Pictures on the page.
 const MAX_CONTACTS: usize = 300;
@@ -92,18 +90,7 @@ fn shortened(text: &str) -> String {
 /// A row's picture made small; broken ones have none.
 fn thumbnail(row: &CheckedRow) -> Option<Thumbnail> {
     let picture = row.picture.as_ref()?.picture().ok()?;
-    let (width, height) = picture.dimensions();
-    let shrink = f64::from(THUMBNAIL_SIDE) / f64::from(width.max(height));
-    let side = |side: u32| ((f64::from(side) * shrink.min(1.0)).round() as u32).max(1);
-    let small = imageops::thumbnail(&picture, side(width), side(height));
-    Some(Thumbnail { jpeg: jpeg(&small).ok()?, width: small.width(), height: small.height() })
-}
-
-fn jpeg(picture: &RgbImage) -> io::Result<Vec<u8>> {
-    let mut compress = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
-    compress.set_size(picture.width() as usize, picture.height() as usize);
-    compress.set_quality(JPEG_QUALITY);
-    let mut started = compress.start_compress(Vec::new())?;
-    started.write_scanlines(picture.as_raw())?;
-    started.finish()
+    let small = thumbnails::small(&picture, THUMBNAIL_SIDE);
+    let jpeg = thumbnails::jpeg(&small, JPEG_QUALITY).ok()?;
+    Some(Thumbnail { jpeg, width: small.width(), height: small.height() })
 }

@@ -22,7 +22,8 @@ use ipa_train::{Dataset, Event, FrozenModels, TrainConfig, TrainError, Trainer};
 use serde::Serialize;
 
 use crate::args::DeviceArgs;
-use crate::check::{Case, Checked, NUM_CASES, SCALE, check, test_name};
+use crate::check::{Checked, NUM_CASES, SCALE, check};
+use crate::evaluate::cases::{Case, test_name};
 use crate::interrupt::Interrupted;
 use crate::model::{self, ModelSource};
 use crate::{interrupt, output, progress, scores};
@@ -151,7 +152,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let started = Instant::now();
 
     let data = pictures::write_dataset(args.subject, &args.output.join("pictures"))?;
-    let clip = scores::clip_model(None, &source, options)?;
+    let clip = scores::clip_model(None, &source, options.0)?;
     let mut before = pipeline(&source, &base_adapter(&source)?, options)?;
     let held_out = HeldOut::new(args.subject, args.extent().num_references);
     let (mut training, mut runs) = (Duration::ZERO, Vec::new());
@@ -250,6 +251,7 @@ fn checks(pipeline: &Pipeline, clip: &ClipModel, held_out: &HeldOut, args: &Demo
         name: test_name(index),
         reference: reference.clone(),
         prompt: caption.clone(),
+        scene: None,
     };
     let pairs = held_out.references.iter().zip(&held_out.captions);
     let cases: Vec<Case> = pairs.take(NUM_CASES).enumerate().map(case).collect();

@@ -96,7 +96,7 @@ fn measures(page: &mut Report, report: &DemoReport) {
 }
 
 fn checked(page: &mut Report, checks: &[Checked]) {
-    let case = |Checked { case, picture, score }: &Checked| ScoredPicture {
+    let case = |Checked { case, picture, score, .. }: &Checked| ScoredPicture {
         name: case.name.clone(),
         prompt: case.prompt.clone(),
         reference: encode_png(&case.reference),
@@ -160,7 +160,7 @@ mod tests {
     use super::super::machine::Machine;
     use super::super::{ADAPTER, CheckReport};
     use super::*;
-    use crate::check::Case;
+    use crate::evaluate::cases::Case;
 
     fn measure(difference: [f64; 3]) -> Measure {
         let interval = |[mean, low, high]: [f64; 3]| Interval { mean, low, high };
@@ -183,7 +183,7 @@ mod tests {
     fn made_up() -> (DemoReport, Vec<Checked>, Grid) {
         let picture = || RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]));
         let score = CaseScore::new(0.75, 0.25);
-        let case = Case { name: "test 1".to_owned(), reference: picture(), prompt: "a <pip>".to_owned() };
+        let case = Case { name: "test 1".to_owned(), reference: picture(), prompt: "a <pip>".to_owned(), scene: None };
         let (name, prompt) = (case.name.clone(), case.prompt.clone());
         let report = DemoReport {
             adapter: ADAPTER,
@@ -207,7 +207,7 @@ mod tests {
             },
         };
         let grid = Grid { references: vec![picture()], rows: vec![COLUMNS.map(|_| picture()).to_vec()] };
-        (report, vec![Checked { case, picture: picture(), score }], grid)
+        (report, vec![Checked { case, picture: picture(), score, embedding: Vec::new() }], grid)
     }
 
     #[track_caller]

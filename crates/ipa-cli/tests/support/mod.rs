@@ -98,9 +98,14 @@ impl Ipa {
 
     /// Runs it for a user whose cache folder is `cache`.
     pub(crate) fn run_with_cache(self, cache: &Path) -> Ended {
+        self.start_with_cache(cache).ended()
+    }
+
+    /// Starts it for such a user.
+    pub(crate) fn start_with_cache(self, cache: &Path) -> Running {
         let mut command = Command::new(PROGRAM);
         command.args(self.0).env("XDG_CACHE_HOME", cache).env("HOME", cache).env("LOCALAPPDATA", cache);
-        Running::new(command).ended()
+        Running::new(command)
     }
 
     /// Runs it where no file can grow beyond `blocks` of 512 bytes: to the program that is a disk that fills up in the

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::measurements::difference;
+use super::measurements::other_setting;
 use super::{EvaluationError, Measurements, Row, Settings, Skipped};
 
 /// A line with the embedding of any CLIP has a tenth of this.
@@ -50,7 +50,7 @@ impl MeasurementLog {
         let (found, whole_bytes) = read_from(path, &file)?;
         let measurements = match found {
             Some(found) => {
-                if let Some(field) = difference(found.settings(), &settings) {
+                if let Some(field) = other_setting(found.settings(), &settings) {
                     return Err(EvaluationError::OtherSettings { path: path.to_owned(), field });
                 }
                 file.set_len(whole_bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
@@ -115,7 +115,7 @@ pub fn read_measurements(shards: &[impl AsRef<Path>]) -> Result<Measurements, Ev
         match &mut merged {
             None => merged = Some(found),
             Some(merged) => {
-                if let Some(field) = difference(merged.settings(), found.settings()) {
+                if let Some(field) = other_setting(merged.settings(), found.settings()) {
                     return Err(EvaluationError::OtherSettings { path: path.to_owned(), field });
                 }
                 merged.merge(found)?;

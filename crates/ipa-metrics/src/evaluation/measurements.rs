@@ -124,7 +124,7 @@ impl Measurements {
     /// # Errors
     /// [`EvaluationError::Setting`] if it is of another evaluation, else those of [`Self::add`].
     pub fn merge(&mut self, other: Self) -> Result<(), EvaluationError> {
-        if let Some(field) = difference(&self.settings, &other.settings) {
+        if let Some(field) = other_setting(&self.settings, &other.settings) {
             let problem = "differs between the shards: merge those of one evaluation".to_owned();
             return Err(EvaluationError::Setting { field, problem });
         }
@@ -134,6 +134,20 @@ impl Measurements {
         }
         Ok(())
     }
+}
+
+/// The first setting that differs; if none but a choice does, its question.
+pub(super) fn other_setting(a: &Settings, b: &Settings) -> Option<String> {
+    let without_choices = |settings: &Settings| Settings { choices: Vec::new(), ..settings.clone() };
+    let answers = |settings: &Settings| -> BTreeMap<String, String> {
+        settings.choices.iter().map(|choice| (choice.question.clone(), choice.answer.clone())).collect()
+    };
+    let other_choice = || {
+        let (first, second) = (answers(a), answers(b));
+        let mut questions = a.choices.iter().chain(&b.choices).map(|choice| &choice.question);
+        questions.find(|question| first.get(*question) != second.get(*question)).cloned()
+    };
+    difference(&without_choices(a), &without_choices(b)).or_else(other_choice).or_else(|| difference(a, b))
 }
 
 /// The first field in which two values of one type differ.
@@ -150,7 +164,7 @@ pub(super) fn difference<T: serde::Serialize>(a: &T, b: &T) -> Option<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::sample::{row, settings};
-    use super::super::{Embedding, Set};
+    use super::super::{Choice, Embedding, Set};
     use super::*;
 
     fn measurements() -> Measurements {
@@ -217,6 +231,22 @@ mod tests {
     fn shards_of_two_evaluations_are_not_merged() {
         let other = Measurements::new(Settings { num_steps: 3, ..settings() }).unwrap();
         assert!(measurements().merge(other).unwrap_err().to_string().contains("`num_steps` differs"));
+    }
+
+    #[test]
+    fn a_choice_that_differs_is_named_by_its_question() {
+        let choice = |answer: &str| Choice { question: "Seeds".to_owned(), answer: answer.to_owned() };
+        let with = |choices| Settings { choices, ..settings() };
+        let found = other_setting(&with(vec![choice("0, 1")]), &with(vec![choice("0")]));
+        assert_eq!(found.as_deref(), Some("Seeds"));
+        assert_eq!(other_setting(&settings(), &with(vec![choice("0")])).as_deref(), Some("Seeds"));
+        let other = Settings { num_steps: 7, ..with(vec![choice("0")]) };
+        assert_eq!(
+            other_setting(&settings(), &other).as_deref(),
+            Some("num_steps"),
+            "a setting of its own comes first"
+        );
+        assert_eq!(other_setting(&settings(), &settings()), None);
     }
 
     #[test]

@@ -5,11 +5,13 @@ mod figures;
 mod pictures;
 mod sections;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ipa_formats::{FormatError, write_atomically};
 use maud::{Markup, html};
 
+use super::Row;
 use super::report::{EvaluationReport, Remark, Tone};
 use crate::Report;
 use crate::report::Extras;
@@ -60,7 +62,10 @@ impl EvaluationReport {
 }
 
 fn subtitle(report: &EvaluationReport) -> String {
-    let (settings, num) = (&report.settings, report.pictures.len());
+    let settings = &report.settings;
+    // References that are handed back were not drawn, and one picture may stand for several rows.
+    let is_drawn = |row: &&Row| row.file != row.reference;
+    let num = report.pictures.iter().filter(is_drawn).map(|row| &row.file).collect::<BTreeSet<_>>().len();
     let pictures = if num == 1 { "1 picture".to_owned() } else { format!("{num} pictures") };
     format!("{pictures} drawn with {}, scored by {}", settings.model, settings.metric_model)
 }

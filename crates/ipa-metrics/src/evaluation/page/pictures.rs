@@ -48,13 +48,28 @@ impl ReportPictures {
 }
 
 fn img(alt: &str, file: &[u8], kind: &str) -> Markup {
-    let size =
-        ImageReader::new(Cursor::new(file)).with_guessed_format().ok().and_then(|file| file.into_dimensions().ok());
+    let others = || ImageReader::new(Cursor::new(file)).with_guessed_format().ok()?.into_dimensions().ok();
+    let size = jpeg_size(file).or_else(others);
     let pixelated = size.is_some_and(|(width, height)| width.max(height) <= PIXEL_ART_SIDE);
     let (width, height) = size.unzip();
     html! {
         img.pixelated[pixelated] alt=(alt) width=[width] height=[height] loading="lazy" decoding="async"
             src={ "data:" (kind) ";base64," (STANDARD.encode(file)) };
+    }
+}
+
+/// Width and height of a JPEG file, from the segment that has them; nothing of another file.
+fn jpeg_size(file: &[u8]) -> Option<(u32, u32)> {
+    let mut rest = file.strip_prefix(&[0xFF, 0xD8])?;
+    loop {
+        let [0xFF, marker, high, low, ..] = *rest else { return None };
+        let segment = rest.get(2..2 + usize::from(u16::from_be_bytes([high, low])))?;
+        // Frames of every coding, but not the tables whose numbers lie among theirs.
+        if matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC) {
+            let &[_, _, _, a, b, c, d, ..] = segment else { return None };
+            return Some((u16::from_be_bytes([c, d]).into(), u16::from_be_bytes([a, b]).into()));
+        }
+        rest = rest.get(2 + segment.len().max(2)..)?;
     }
 }
 
@@ -71,6 +86,19 @@ fn media_type(file: &[u8]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_jpegs_size_is_found_behind_its_tables_and_not_in_a_broken_one() {
+        let whole = [
+            [0xFF, 0xD8, 0xFF, 0xE0, 0, 4, 1, 2].as_slice(), // the application's
+            &[0xFF, 0xC4, 0, 3, 7],                          // a table
+            &[0xFF, 0xC2, 0, 8, 8, 1, 0, 2, 0, 3],           // 512 by 256, in 3 colours
+        ]
+        .concat();
+        assert_eq!(jpeg_size(&whole), Some((512, 256)));
+        assert!((0..whole.len()).all(|cut| jpeg_size(&whole[..cut]).is_none()));
+        assert_eq!(jpeg_size(&[0xFF, 0xD8, 0xFF, 0xE0, 0, 0, 0xFF, 0xE0]), None);
+    }
 
     #[test]
     fn pictures_are_told_by_their_bytes_and_others_named() {

@@ -83,9 +83,11 @@ pub(in super::super) fn tests(page: &mut Report, report: &EvaluationReport, pict
     );
     let header =
         ["method", "test", "CLIP-I", "CLIP-T", "preservation %", "following %", "combined %", "grade", "calibrated"];
-    let rows = report.methods().flat_map(|method| method.test_cases.iter().map(|case| test(method, case)));
-    let is_shown = |row: &Vec<String>| cases.contains(&row[1].as_str());
-    page.table(&header, &rows.filter(is_shown).collect::<Vec<_>>());
+    let is_shown = |case: &&TestCase| cases.contains(&case.case.as_str());
+    let rows = report
+        .methods()
+        .flat_map(|method| method.test_cases.iter().filter(is_shown).map(move |case| test(method, case)));
+    page.table(&header, &rows.collect::<Vec<_>>());
     if first.test_cases.len() > MAX_CASES {
         page.paragraph(&format!(
             "Shown are the first {MAX_CASES} of {} tests; the files beside the page have all.",
@@ -107,7 +109,7 @@ fn test(method: &MethodReport, case: &TestCase) -> Vec<String> {
     let grade = case.score.filter(|_| method.kind == MethodKind::Adapter).map(|score| score.grade.to_string());
     vec![
         method.name.clone(),
-        case.case.clone(),
+        case.case.replace(' ', "\u{a0}"), // on one line
         format!("{:.3}", case.clip_i),
         or_dash(case.clip_t.map(|clip_t| format!("{clip_t:.3}"))),
         percent(|score| score.reference_preservation),

@@ -1,0 +1,82 @@
+//! References and what to make of them: named in a tests file, listed as for training, or scenes of the drawn world.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use image::RgbImage;
+use ipa_pocket::{Scene, Split};
+use ipa_train::Dataset;
+use serde::Deserialize;
+
+use crate::images;
+
+/// Side of the drawn world's pictures in pixels.
+const SIDE: u32 = 64;
+
+/// A reference and what to make of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) reference: RgbImage,
+    /// May be empty.
+    pub(crate) prompt: String,
+    /// What the reference shows, where that is known to the pixel.
+    pub(crate) scene: Option<Scene>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestsFile {
+    case: Vec<TestsCase>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestsCase {
+    image: PathBuf,
+    prompt: String,
+}
+
+/// What the test of that number, counted from 0, is called.
+pub(crate) fn test_name(index: usize) -> String {
+    format!("test {}", index + 1)
+}
+
+/// The `[[case]]` tables of a TOML file.
+///
+/// # Errors
+/// If the file or a picture in it cannot be read.
+pub(crate) fn from_tests(path: &Path) -> Result<Vec<Case>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let tests: TestsFile = toml::from_str(&text).with_context(|| format!("{} is not a tests file", path.display()))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let case = |(index, test): (usize, TestsCase)| {
+        let reference = images::load(&[folder.join(test.image)])?.swap_remove(0);
+        Ok(Case { name: test_name(index), reference, prompt: test.prompt, scene: None })
+    };
+    tests.case.into_iter().enumerate().map(case).collect()
+}
+
+/// The first rows of a list of pictures.
+///
+/// # Errors
+/// If a row cannot be read.
+pub(crate) fn from_data(path: &Path, limit: usize) -> Result<Vec<Case>> {
+    let dataset = Dataset::open(path)?;
+    let case = |row| {
+        let prompt = dataset.sample(row)?.text;
+        Ok(Case { name: test_name(row), reference: dataset.picture(row)?, prompt, scene: None })
+    };
+    (0..dataset.len().min(limit)).map(case).collect()
+}
+
+/// Held-out scenes of the drawn world; the prompts leave out what the reference shows.
+pub(crate) fn from_world(num: usize) -> Vec<Case> {
+    let case = |index| {
+        let scene = Scene::draw_at(0, index as u64, Split::HeldOut);
+        let prompt = ipa_pocket::caption(&scene, 0, index as u64);
+        let reference = ipa_pocket::render(&scene, SIDE);
+        Case { name: test_name(index), reference, prompt, scene: Some(scene) }
+    };
+    (0..num).map(case).collect()
+}
