@@ -20,6 +20,8 @@ mod autograd;
 mod checkpoint;
 mod component;
 pub mod device;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
 pub mod layers;
 pub mod noise;
 mod parallel;

@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 use tch::nn::{Module, Path};
 use tch::{Device, Kind, Tensor};
 
+#[cfg(target_arch = "x86_64")]
+use super::few_positions;
 use super::{columns, declare};
 use crate::autograd::{is_grad_enabled, is_wanted, with_backward};
 use crate::winograd::{self, Way};
@@ -50,6 +52,10 @@ impl Module for Conv2d {
         match (self.stride, self.padding, kernel) {
             (1, 1, &[3, 3]) if is_frozen && winograd::suits(hidden, &self.weight) => self.by_winograd(hidden),
             (1, 0, &[1, 1]) if is_frozen && hidden.device() == Device::Cpu => self.by_matrix(hidden),
+            #[cfg(target_arch = "x86_64")]
+            (1, 1, _) if is_frozen && self.is_mostly_weights(hidden) && few_positions::suits(&self.weight) => {
+                self.by_few_positions(hidden)
+            }
             _ if is_frozen && self.is_mostly_weights(hidden) => self.by_columns(hidden),
             (stride, padding, _) => {
                 hidden.conv2d(&self.weight, self.bias.as_ref(), [stride; 2], [padding; 2], [1, 1], 1)
@@ -92,6 +98,19 @@ impl Conv2d {
             && batch * positions <= 1024
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn by_few_positions(&self, hidden: &Tensor) -> Tensor {
+        let forward =
+            |hidden: &Tensor| few_positions::convolved(hidden, &self.weight, self.bias.as_ref(), Way::Forward);
+        if !is_wanted(hidden) {
+            return forward(hidden);
+        }
+        with_backward(hidden, |hidden| {
+            let weight = self.weight.shallow_clone();
+            (forward(hidden), move |gradient: &Tensor| few_positions::convolved(gradient, &weight, None, Way::Back))
+        })
+    }
+
     fn by_columns(&self, hidden: &Tensor) -> Tensor {
         let window = columns::Window { kernel: self.weight.size()[2], stride: self.stride, padding: self.padding };
         if !is_wanted(hidden) {
@@ -111,7 +130,7 @@ impl Conv2d {
         self.columns(&columns).view([batch, -1, height, width])
     }
 
-    /// A 1×1 convolution from features to tokens, without laying either out anew.
+    /// A 1×1 convolution from features to tokens, without laying either out anew, nor their gradients.
     ///
     /// # Shapes
     /// - `features`: `[batch, inputs, h, w]`; result: `[batch, h · w, outputs]`
@@ -119,15 +138,25 @@ impl Conv2d {
     /// # Panics
     /// If the kernel is larger.
     pub fn to_tokens(&self, features: &Tensor) -> Tensor {
-        let tokens = features.flatten(2, 3).transpose(1, 2);
-        let matrix = self.matrix(tokens.size()[0]).transpose(1, 2);
-        match &self.bias {
-            Some(bias) => bias.view([1, 1, -1]).baddbmm(&tokens, &matrix, 1, 1),
-            None => tokens.bmm(&matrix),
+        let forward = |features: &Tensor| {
+            let tokens = features.flatten(2, 3).transpose(1, 2);
+            let matrix = self.matrix(tokens.size()[0]).transpose(1, 2);
+            match &self.bias {
+                Some(bias) => bias.view([1, 1, -1]).baddbmm(&tokens, &matrix, 1, 1),
+                None => tokens.bmm(&matrix),
+            }
+        };
+        if !self.is_walked_back(features) {
+            return forward(features);
         }
+        with_backward(features, |features| {
+            let (size, matrix) = (features.size(), self.matrix(features.size()[0]).transpose(1, 2));
+            let backward = move |gradient: &Tensor| matrix.bmm(&gradient.transpose(1, 2)).view(size.as_slice());
+            (forward(features), backward)
+        })
     }
 
-    /// A 1×1 convolution from tokens to features.
+    /// A 1×1 convolution from tokens to features, as [`Conv2d::to_tokens`].
     ///
     /// # Shapes
     /// - `tokens`: `[batch, h · w, inputs]`; result: `size`, `[batch, outputs, h, w]`
@@ -135,7 +164,20 @@ impl Conv2d {
     /// # Panics
     /// If the kernel is larger, or the sizes do not fit.
     pub fn to_features(&self, tokens: &Tensor, size: &[i64]) -> Tensor {
-        self.columns(&tokens.transpose(1, 2)).view(size)
+        let forward = |tokens: &Tensor| self.columns(&tokens.transpose(1, 2)).view(size);
+        if !self.is_walked_back(tokens) {
+            return forward(tokens);
+        }
+        with_backward(tokens, |tokens| {
+            let matrix = self.matrix(tokens.size()[0]);
+            let backward = move |gradient: &Tensor| gradient.flatten(2, 3).transpose(1, 2).bmm(&matrix);
+            (forward(tokens), backward)
+        })
+    }
+
+    /// Whether gradients of what is read are wanted on a CPU, and none of the weights.
+    fn is_walked_back(&self, hidden: &Tensor) -> bool {
+        is_wanted(hidden) && hidden.device() == Device::Cpu && !self.weight.requires_grad()
     }
 
     /// `[batch, inputs, n]` → `[batch, outputs, n]`.
@@ -167,26 +209,49 @@ mod tests {
         }
     }
 
+    /// Result and gradient.
+    fn both_ways(conv: &Conv2d, hidden: &Tensor) -> (Tensor, Tensor) {
+        let hidden = hidden.copy().set_requires_grad(true);
+        let result = hidden.apply(conv);
+        (&result * Draws::seeded(7).normal(&result.size())).sum(None).backward();
+        (result.detach(), hidden.grad())
+    }
+
+    /// Asserts that frozen weights and weights that learn, which go through libtorch, do the same.
+    #[track_caller]
+    fn assert_is_libtorchs(vs: &VarStore, conv: &Conv2d, hidden: &Tensor) {
+        filled(vs);
+        assert!(conv.is_mostly_weights(hidden));
+        let found = both_ways(conv, hidden);
+        assert_eq!(tch::no_grad(|| hidden.apply(conv)), found.0);
+        let _ = vs.variables()["weight"].shallow_clone().requires_grad_(true);
+        let direct = both_ways(conv, hidden);
+        let error = |a: &Tensor, b: &Tensor| ((a - b).abs().max() / b.abs().max()).double_value(&[]);
+        let errors = (error(&found.0, &direct.0), error(&found.1, &direct.1));
+        assert!(errors.0 < 1e-6 && errors.1 < 1e-6, "{errors:?} for {:?}", hidden.size());
+    }
+
     #[test]
     fn by_columns_it_is_the_convolution_both_ways() {
         for (batch, stride, height, width) in [(1, 1, 8, 8), (3, 2, 16, 13), (2, 1, 1, 2), (1, 3, 9, 2)] {
             let vs = VarStore::new(Device::Cpu);
+            // 7 outputs: not what whole rows of vectors need.
             let conv = conv2d_strided(&vs.root(), 256, 7, 3, stride, 1);
-            filled(&vs);
             let hidden = Draws::seeded(1).normal(&[batch, 256, height, width]);
-            assert!(conv.is_mostly_weights(&hidden));
-            let way = |conv: &Conv2d| {
-                let hidden = hidden.copy().set_requires_grad(true);
-                let result = hidden.apply(conv);
-                (&result * Draws::seeded(7).normal(&result.size())).sum(None).backward();
-                (result.detach(), hidden.grad())
-            };
-            let found = way(&conv);
-            assert_eq!(tch::no_grad(|| hidden.apply(&conv)), found.0);
-            let _ = vs.variables()["weight"].shallow_clone().requires_grad_(true); // now libtorch's
-            let direct = way(&conv);
-            let error = |a: &Tensor, b: &Tensor| ((a - b).abs().max() / b.abs().max()).double_value(&[]);
-            assert!(error(&found.0, &direct.0) < 1e-6 && error(&found.1, &direct.1) < 1e-6);
+            assert_is_libtorchs(&vs, &conv, &hidden);
+        }
+    }
+
+    #[test]
+    fn with_few_positions_it_is_the_convolution_both_ways() {
+        // Whole panels and blocks of channels, and what is left of each.
+        for (batch, inputs, outputs, height, width) in
+            [(1, 256, 8, 8, 8), (2, 264, 24, 16, 16), (3, 256, 40, 5, 7), (1, 320, 16, 1, 2)]
+        {
+            let vs = VarStore::new(Device::Cpu);
+            let conv = conv2d(&vs.root(), inputs, outputs, 3);
+            let hidden = Draws::seeded(1).normal(&[batch, inputs, height, width]);
+            assert_is_libtorchs(&vs, &conv, &hidden);
         }
     }
 
@@ -203,5 +268,15 @@ mod tests {
         assert!(is_near(hidden.apply(&conv), &direct));
         assert!(is_near(conv.to_tokens(&hidden), &tokens(&direct)));
         assert!(is_near(conv.to_features(&tokens(&hidden), &[2, 7, 3, 4]), &direct));
+        let gradient = |of: &dyn Fn(&Tensor) -> Tensor| {
+            let hidden = hidden.copy().set_requires_grad(true);
+            let result = of(&(&hidden * 2.0));
+            (result * Draws::seeded(7).normal(&[2, 7, 3, 4])).sum(None).backward();
+            hidden.grad()
+        };
+        let expected = gradient(&|hidden| hidden.apply(&conv));
+        let through = |hidden: &Tensor| conv.to_tokens(hidden).transpose(1, 2).view([2, 7, 3, 4]);
+        assert!(is_near(gradient(&through), &expected));
+        assert!(is_near(gradient(&|hidden| conv.to_features(&tokens(hidden), &[2, 7, 3, 4])), &expected));
     }
 }

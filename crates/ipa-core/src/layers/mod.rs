@@ -6,6 +6,8 @@
 
 mod columns;
 mod conv;
+#[cfg(target_arch = "x86_64")]
+mod few_positions;
 mod gated;
 mod group_norm;
 

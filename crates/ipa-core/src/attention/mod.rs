@@ -1,5 +1,12 @@
 //! Scaled dot-product attention and the reshapes around it.
 
+#[cfg(target_arch = "x86_64")]
+mod backward;
+#[cfg(target_arch = "x86_64")]
+mod forward;
+#[cfg(target_arch = "x86_64")]
+mod own;
+
 use tch::Tensor;
 
 /// `softmax(Q Kᵀ / √head_dim) V` with every key visible to every query (arXiv:1706.03762 Eq. 1).
@@ -8,6 +15,10 @@ use tch::Tensor;
 /// - `query`: `[batch, heads, queries, head_dim]`; `key`, `value`: `[batch, heads, keys, head_dim]`
 /// - result: as `query`
 pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
+    #[cfg(target_arch = "x86_64")]
+    if own::suits([query, key, value]) {
+        return own::attention([query, key, value]);
+    }
     Tensor::scaled_dot_product_attention(query, key, value, None::<&Tensor>, 0.0, false, None, false)
 }
 
