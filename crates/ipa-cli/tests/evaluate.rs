@@ -235,7 +235,7 @@ fn three_shards_merged_are_one_run() {
         merge.with("--report", place("again"))
     };
     run(merge(&["1", "2"])).refused(1, &["of 7 images", "--partial"]);
-    run(merge(&["1", "1"])).refused(1, &["only pictures that the parts before it have"]);
+    run(merge(&["1", "1"])).refused(1, &["the same pictures as a part before it"]);
     assert!(!place("again").exists());
     let told = run(merge(&["1", "2"]).and("--partial")).done().stdout;
     assert!(told.contains("of 7 images: this is a part of the run"), "{told}");

@@ -35,8 +35,8 @@ pub enum EvaluationError {
          of one run"
     )]
     OtherPart { path: PathBuf, field: String, first: String, here: String },
-    /// A part that adds nothing.
-    #[error("{path} has only pictures that the parts before it have: name every part once")]
+    /// A part that was named before, or is a copy of it.
+    #[error("{path} has the same pictures as a part before it: name every part once")]
     SamePart { path: PathBuf },
     /// Nothing to read.
     #[error("{path} does not begin with the settings of an evaluation: evaluate into it first, or name another file")]

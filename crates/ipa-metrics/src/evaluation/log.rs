@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::measurements::{Difference, other_setting};
+use super::row::RowKey;
 use super::{EvaluationError, Measurements, Row, Settings, Skipped};
 
 /// A line with the embedding of any CLIP has a tenth of this.
@@ -105,14 +106,21 @@ impl MeasurementLog {
 /// Reads the files of all shards of an evaluation; their order does not matter, and they may overlap.
 ///
 /// # Errors
-/// [`EvaluationError::NothingToMerge`] without files; [`EvaluationError::SamePart`] for one whose pictures those before it
-/// have; [`EvaluationError::NoSettings`], [`EvaluationError::OtherPart`], [`EvaluationError::Line`] and [`EvaluationError::Refused`] naming the file; [`EvaluationError::Conflict`].
+/// [`EvaluationError::NothingToMerge`] without files; [`EvaluationError::SamePart`] for one that has the pictures of another;
+/// [`EvaluationError::NoSettings`], [`EvaluationError::FirstLine`], [`EvaluationError::OtherPart`], [`EvaluationError::Line`]
+/// and [`EvaluationError::Refused`] naming the file; [`EvaluationError::Conflict`].
 pub fn read_measurements(shards: &[impl AsRef<Path>]) -> Result<Measurements, EvaluationError> {
     let mut merged: Option<Measurements> = None;
+    let mut parts: Vec<Vec<RowKey>> = Vec::new();
     for path in shards.iter().map(AsRef::as_ref) {
         let file = File::open(path).map_err(|source| EvaluationError::Read { path: path.to_owned(), source })?;
         let (found, _) = read_from(path, &file)?;
         let found = found.ok_or_else(|| EvaluationError::NoSettings { path: path.to_owned() })?;
+        let pictures = found.keys();
+        if !pictures.is_empty() && parts.contains(&pictures) {
+            return Err(EvaluationError::SamePart { path: path.to_owned() });
+        }
+        parts.push(pictures);
         match &mut merged {
             None => merged = Some(found),
             Some(merged) => {
@@ -120,11 +128,7 @@ pub fn read_measurements(shards: &[impl AsRef<Path>]) -> Result<Measurements, Ev
                     let path = path.to_owned();
                     return Err(EvaluationError::OtherPart { path, field, first, here: second });
                 }
-                let (before, num) = (merged.len(), found.len());
                 merged.merge(found)?;
-                if num > 0 && merged.len() == before {
-                    return Err(EvaluationError::SamePart { path: path.to_owned() });
-                }
             }
         }
     }
@@ -244,6 +248,7 @@ mod tests {
         assert_eq!(read_measurements(&[path("2"), path("1")]).unwrap(), whole);
         let error = read_measurements(&[path("2"), path("1"), path("1")]).unwrap_err();
         assert!(matches!(error, EvaluationError::SamePart { .. }), "{error}");
+        assert_eq!(read_measurements(&[path("all"), path("1")]).unwrap(), whole, "a part of another is no mistake");
         assert!(matches!(read_measurements(&[] as &[&Path]), Err(EvaluationError::NothingToMerge)));
     }
 

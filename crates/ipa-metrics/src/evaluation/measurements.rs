@@ -43,6 +43,11 @@ impl Measurements {
         self.rows().filter(|row| row.method == method.name)
     }
 
+    /// What tells the pictures from each other, in order.
+    pub(super) fn keys(&self) -> Vec<RowKey> {
+        self.rows.keys().cloned().collect()
+    }
+
     /// Number of pictures.
     pub fn len(&self) -> usize {
         self.rows.len()
