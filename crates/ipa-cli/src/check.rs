@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueHint};
 use image::RgbImage;
 use ipa_clip::ClipModel;
-use ipa_metrics::evaluation::{Embedding, Measurements, Row, Set};
+use ipa_metrics::evaluation::{Embedding, Measurements, Row, Set, Skipped};
 use ipa_metrics::{Calibration, CaseScore, MAPPING};
 use ipa_sample::{GenerateRequest, PictureFormat, Pipeline, Record, SamplerKind, write_picture};
 use serde::Serialize;
@@ -122,7 +122,7 @@ pub(crate) fn run(mut args: CheckArgs) -> Result<()> {
     output::check_folder(&args.output)?;
     let source = args.model.source()?;
     let adapter = args.adapter.source(&args.model, &source)?;
-    let cases = cases(args)?;
+    let (cases, skipped) = cases(args)?;
     let sources = Sources::new(&args.model, &source, Some(&adapter), &request)?;
     Pipeline::check(&source.files, &request)?;
     methods::check_pictures(&adapter, &source)?;
@@ -145,8 +145,13 @@ pub(crate) fn run(mut args: CheckArgs) -> Result<()> {
             calibrated,
             methods: vec![methods::method(&methods::named_by_file(args.adapter.adapter.as_deref()), &adapter)?],
             kind: options.1,
+            protocol: None,
         };
-        page::write(&measurements(&checked, stated, args)?, &args.output)?;
+        let mut measurements = measurements(&checked, stated, args)?;
+        skipped.into_iter().for_each(|skipped| {
+            measurements.skip(skipped);
+        });
+        page::write(&measurements, &args.output)?;
     }
     tell(&checked, scale, args)
 }
@@ -175,11 +180,20 @@ pub(crate) fn check(
     Ok(checked)
 }
 
-fn cases(args: &CheckArgs) -> Result<Vec<Case>> {
+/// The tests, and pictures of a list that can be none.
+fn cases(args: &CheckArgs) -> Result<(Vec<Case>, Vec<Skipped>)> {
     match (&args.tests, &args.data) {
-        (Some(path), _) => Ok(three(cases::from_tests(path)?, path, "`[[case]]` tables")?),
-        (None, Some(path)) => Ok(three(cases::from_data(path, NUM_CASES)?, path, "pictures")?),
-        (None, None) if args.model.model.as_deref() == Some(model::POCKET) => Ok(cases::from_world(NUM_CASES)),
+        (Some(path), _) => Ok((three(cases::from_tests(path)?, path, "`[[case]]` tables")?, Vec::new())),
+        (None, Some(path)) => {
+            let (cases, skipped) = cases::from_data(path, Set::Tests, NUM_CASES)?;
+            for Skipped { file, reason, .. } in &skipped {
+                output::warn(format_args!("{file} is skipped: {reason}"));
+            }
+            Ok((three(cases, path, "pictures")?, skipped))
+        }
+        (None, None) if args.model.model.as_deref() == Some(model::POCKET) => {
+            Ok((cases::from_world(NUM_CASES), Vec::new()))
+        }
         (None, None) => {
             let text = "no tests: name three with `--tests`, or a list of pictures not trained on with `--data`";
             Err(UsageError(text.to_owned()).into())
@@ -243,6 +257,7 @@ fn measurements(checked: &[Checked], stated: Stated, args: &CheckArgs) -> Result
             image_cosine: score.image_cosine,
             text_cosine: (!case.prompt.trim().is_empty()).then_some(score.text_cosine),
             caption_cosines: Vec::new(),
+            captions: Vec::new(),
             nearest_training: None,
             judged: case.scene.as_ref().map_or_else(BTreeMap::new, |scene| judged(picture, scene)),
             embedding: Some(Embedding::new(embedding.clone())),

@@ -128,6 +128,9 @@ fn people_see_one_screen() {
     let output = tempfile::tempdir().unwrap();
     let told = run(evaluate(output.path()).with("--limit", "1")).done().stdout;
     assert!(told.lines().count() <= 24, "{told}");
+    let text_only = told.lines().find(|line| line.starts_with("text only")).unwrap();
+    let grades = ["A+", "A", "B", "C", "F"];
+    assert!(text_only.contains("1 test ") && !text_only.split(' ').any(|word| grades.contains(&word)), "{text_only}");
     for words in ["pocket ", "text only", "reference itself", "CLIP-I", "calibrated", "impression", "report.html"] {
         assert!(told.contains(words), "nothing of `{words}` in {told}");
     }
@@ -178,7 +181,8 @@ fn other_settings_are_refused_by_name() {
         ("--scale", "0.7", "`scale`"),
         ("--limit", "1", "`Tests`"),
     ] {
-        run(evaluate(output.path()).with(flag, value)).refused(1, &[MEASUREMENTS, named, "another evaluation"]);
+        run(evaluate(output.path()).with(flag, value))
+            .refused(1, &[MEASUREMENTS, named, "another evaluation", " there and "]);
     }
     assert!(report_files(output.path()) == before);
 }
@@ -208,8 +212,67 @@ fn three_shards_merged_are_one_run() {
     assert_eq!((&protocol["num_cases"], &protocol["num_pictures"]), (&6.into(), &12.into()));
     assert_eq!(report["pictures"][0]["caption_cosines"].as_array().unwrap().len(), 2);
     assert_eq!(report["published"]["rows"].as_array().unwrap().len(), 9);
-    let choices = report["settings"]["choices"].to_string();
-    assert!(choices.contains("samples 2 in place of 4, steps 1 in place of 50"), "{choices}");
+    let deviations = report["published"]["deviations"].to_string();
+    for words in
+        ["scored by pocket/clip", "6 images in place of 5000", "samples 2 in place of 4", "steps 1 in place of 50"]
+    {
+        assert!(deviations.contains(words), "{deviations}");
+    }
+    let captions: Vec<&Value> = report["pictures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| &row["captions"])
+        .filter(|found| !found.is_null())
+        .collect();
+    assert_eq!(captions.len(), 6, "once for each image");
+    assert_eq!(captions[0].to_string(), r#"["a red circle","a picture of number 0"]"#);
+
+    // A part alone says so, and is not merged as if it were the whole.
+    assert!(read_json(&place("1").join("evaluation_report.json"))["verdict"].to_string().contains("of 7 images"));
+    let merge = |parts: &[&str]| {
+        let merge = parts.iter().fold(Ipa::new("evaluate").and("merge"), |merge, part| merge.and(place(part)));
+        merge.with("--report", place("again"))
+    };
+    run(merge(&["1", "2"])).refused(1, &["of 7 images", "--partial"]);
+    run(merge(&["1", "1"])).refused(1, &["the same pictures as a part before it"]);
+    assert!(!place("again").exists());
+    let told = run(merge(&["1", "2"]).and("--partial")).done().stdout;
+    assert!(told.contains("of 7 images: this is a part of the run"), "{told}");
+}
+
+#[test]
+fn the_same_images_are_one_run_however_they_are_named_and_replaced_ones_are_another() {
+    let (data, output) = (image_folder(2), tempfile::tempdir().unwrap());
+    cut(&data.path().join("1.png"));
+    let sub = data.path().join(".");
+    let list =
+        r#"{"0.png": ["a red circle", "a picture of number 0"], "1.png": ["a red circle", "a picture of number 1"]}"#;
+    run(protocol(data.path(), output.path())).done();
+    let before = report_files(output.path());
+    fs::write(data.path().join("captions.json"), list).unwrap();
+    for spelling in [sub, data.path().join("captions.json")] {
+        run(protocol(&spelling, output.path())).done();
+        assert!(report_files(output.path()) == before, "{}", spelling.display());
+    }
+    let report = read_json(&output.path().join("evaluation_report.json"));
+    let skipped = report["skipped"].as_array().unwrap();
+    assert_eq!(skipped.len(), 1);
+    assert!(!skipped[0]["reason"].as_str().unwrap().contains('/'), "{skipped:?}");
+    RgbImage::from_pixel(40, 40, Rgb([1, 2, 3])).save(data.path().join("0.png")).unwrap();
+    run(protocol(data.path(), output.path())).refused(1, &["`Images`", " there and "]);
+}
+
+#[test]
+fn a_picture_that_was_removed_is_drawn_again() {
+    let output = tempfile::tempdir().unwrap();
+    run(evaluate(output.path())).done();
+    let before = report_files(output.path());
+    let report = read_json(&output.path().join("evaluation_report.json"));
+    let file = output.path().join(report["pictures"][0]["file"].as_str().unwrap());
+    fs::remove_file(&file).unwrap();
+    run(evaluate(output.path())).done();
+    assert!(file.is_file() && report_files(output.path()) == before);
 }
 
 #[test]
@@ -225,13 +288,49 @@ fn cocos_annotations_are_drawn_after_too() {
 }
 
 #[test]
+fn broken_pictures_in_lists_are_skipped_and_the_rest_goes_on() {
+    let (data, output) = (image_folder(4), tempfile::tempdir().unwrap());
+    cut(&data.path().join("1.png"));
+    fs::remove_file(data.path().join("2.txt")).unwrap();
+    let command = || evaluate(output.path()).with("--data", data.path()).with("--limit", "4");
+    run(command().with("--training-data", data.path())).done();
+    let report = read_json(&output.path().join("evaluation_report.json"));
+    assert_valid(&report);
+    assert_eq!(report["adapters"][0]["tests"]["num_cases"], 2);
+    let skipped = report["skipped"].as_array().unwrap().iter();
+    let skipped: Vec<_> = skipped.map(|skip| (skip["set"].as_str().unwrap(), skip["file"].as_str().unwrap())).collect();
+    assert_eq!(skipped, [("tests", "2.png"), ("tests", "1.png"), ("training", "1.png"), ("training", "2.png")]);
+    assert!(!report["skipped"].to_string().contains(&*data.path().to_string_lossy()), "a reason names a place");
+    run(evaluate(tempfile::tempdir().unwrap().path()).with("--data", data.path()).with("--limit", "1")).done();
+
+    let check = Ipa::on("check", Path::new("pocket")).with("--data", data.path()).with("--steps", "1");
+    let check = || check.clone().with("--output", output.path().join("check"));
+    run(check()).refused(2, &["1.png is skipped", "2.png is skipped", "here are 2"]);
+    fs::copy(data.path().join("0.png"), data.path().join("4.png")).unwrap();
+    fs::write(data.path().join("4.txt"), "a star").unwrap();
+    run(check()).done();
+    for index in [0, 3, 4] {
+        cut(&data.path().join(format!("{index}.png")));
+    }
+    run(check()).refused(1, &["no picture that can be used", ".png"]);
+}
+
+#[test]
+fn a_prompt_that_is_repeated_is_tried_once() {
+    let output = tempfile::tempdir().unwrap();
+    run(evaluate(output.path()).with("--limit", "1").with("--prompt", "a star").and("--prompt").and("a star")).done();
+    let report = read_json(&output.path().join("evaluation_report.json"));
+    assert_eq!(report["adapters"][0]["seeds_by_prompts"][0]["prompts"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn parts_of_two_runs_are_not_merged() {
     let (data, folder) = (image_folder(2), tempfile::tempdir().unwrap());
     let place = |name: &str| folder.path().join(name);
     run(protocol(data.path(), &place("1")).with("--shard", "1/2")).done();
     run(protocol(data.path(), &place("2")).with("--shard", "2/2").with("--scale", "0.5")).done();
     let merge = Ipa::new("evaluate").and("merge").and(place("1")).and(place("2")).with("--report", place("merged"));
-    run(merge).refused(1, &["another `scale`"]);
+    run(merge).refused(1, &["`scale` is 1.0 in the first part and 0.5 in this"]);
     let merge = Ipa::new("evaluate").and("merge").and(place("3")).with("--report", place("merged"));
     run(merge).refused(1, &["cannot read measurements", "3"]);
     assert!(!place("merged").exists());
@@ -259,7 +358,10 @@ fn wrong_inputs_cost_one_error_and_leave_nothing() {
     let other = tiny_sd("ip_adapter.safetensors");
     run(evaluate(output.path()).with("--adapter", &other)).refused(1, &["ip_adapter.safetensors", "base model"]);
     run(evaluate(output.path()).with("--scale", "-1")).refused(2, &["`scale`"]);
-    run(evaluate(output.path()).with("--scales", "0.5,-1")).refused(2, &["`scale`"]);
+    run(evaluate(output.path()).with("--scales", "0.5,-1")).refused(2, &["`--scales` holds -1"]);
+    let foreign = tempfile::tempdir().unwrap();
+    fs::write(foreign.path().join(MEASUREMENTS), "{\"loss\": 1}\n").unwrap();
+    run(evaluate(foreign.path())).refused(1, &[MEASUREMENTS, "does not begin with the settings of an evaluation"]);
     run(evaluate(output.path()).and("--resume")).refused(2, &["nothing to go on with"]);
     run(protocol(data.path(), output.path())).refused(1, &["lists no images"]);
     let tiny = Ipa::on("evaluate", &tiny_sd("")).with("--adapter", &other).with("--report", output.path());

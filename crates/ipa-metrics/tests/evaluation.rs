@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use ipa_metrics::evaluation::{
-    EvaluationReport, MeasurementLog, Measurements, MethodKind, PublishedScores, Set, Tone, read_measurements,
+    EvaluationReport, MeasurementLog, Measurements, MethodKind, NearestTraining, ProtocolSize, PublishedScores, Row,
+    Set, Tone, read_measurements,
 };
 use ipa_metrics::{bootstrap_mean, paired_difference};
 use proptest::prelude::*;
@@ -126,15 +127,194 @@ fn the_verdict_speaks_of_scores_chance_copies_and_what_is_missing() {
 fn a_protocol_run_is_set_beside_the_papers_table() {
     let made_up = support::protocol();
     let report = measured(&made_up).report().unwrap();
-    assert_eq!(report.published, Some(PublishedScores::paper()));
+    assert_eq!(report.published.as_ref().unwrap().rows, PublishedScores::paper().rows);
     let found = report.adapters[0].protocol.as_ref().unwrap();
     assert_eq!((found.num_cases, found.num_pictures), (8, 32));
     let captions = found.captions.as_ref().unwrap();
     assert!((captions.first_clip_score.mean - 2.5 * captions.first.mean).abs() < 1e-12);
     let html = report.to_html(&made_up.pictures);
+    let deviation = "8 images in place of 5000";
+    assert_eq!(report.published.as_ref().unwrap().deviations, [deviation]);
+    let told = report.verdict.iter().find(|remark| remark.text.contains(deviation)).unwrap();
+    assert_eq!(told.tone, Tone::Caution);
+    assert_eq!(html.matches(deviation).count(), 2, "in the verdict and above the table");
     assert_eq!(html.matches(">published</td>").count(), 9);
     assert_eq!(html.matches(">measured</td>").count(), 1);
     assert!(html.contains("nothing of them was measured here"));
+}
+
+#[test]
+fn a_run_scored_otherwise_is_not_comparable() {
+    let mut made_up = support::protocol();
+    made_up.settings.metric_model = "pocket/clip".to_owned();
+    made_up.settings.size = [64, 64];
+    made_up.settings.protocol = Some(ProtocolSize { num_images: 9, num_samples: 2 });
+    let deviations = measured(&made_up).report().unwrap().published.unwrap().deviations.join(", ");
+    for words in
+        ["scored by pocket/clip in place of openai/", "size 64 × 64 in place of 512 × 512", "samples 2 in place"]
+    {
+        assert!(deviations.contains(words), "{deviations}");
+    }
+}
+
+#[test]
+fn a_part_of_a_run_says_so() {
+    let mut made_up = support::protocol();
+    let said = |made_up: &MadeUp| {
+        let report = measured(made_up).report().unwrap();
+        assert_valid(&serde_json::to_value(&report).unwrap());
+        report.verdict.iter().any(|remark| remark.tone == Tone::Caution && remark.text.contains("8 of 9 images"))
+    };
+    assert!(!said(&made_up), "eight are drawn and one is skipped");
+    made_up.rows.retain(|row| row.case != "139");
+    assert!(said(&made_up));
+}
+
+/// A picture of text alone is of several cases, each with another likeness.
+#[test]
+fn a_shared_picture_has_the_numbers_of_each_case() {
+    let mut made_up = support::evaluation();
+    let shared = "pictures/shared.png";
+    made_up.rows.retain(|row| row.method != "text only" || (row.set == Set::Tests && row.seed == 0));
+    for row in made_up.rows.iter_mut().filter(|row| row.method == "text only") {
+        row.file = shared.to_owned();
+        row.image_cosine = if row.case == "test 1" { 0.111 } else { 0.222 };
+    }
+    // As the next test's prompt, it is of the first test too, and comes first in order.
+    let first = made_up.rows.iter().find(|row| row.method == "text only").unwrap().clone();
+    made_up.rows.push(Row { prompt_index: 1, image_cosine: 0.333, ..first });
+    let report = measured(&made_up).report().unwrap();
+    let html = report.to_html(&made_up.pictures);
+    let tests = &html[html.find(">Tests</h2>").unwrap()..html.find("Likeness to the reference, test by test").unwrap()];
+    let count = |number: &str| tests.matches(&format!("<b>CLIP-I {number}</b>")).count();
+    assert_eq!(["0.111", "0.222", "0.333"].map(count), [1, 2, 0]);
+    assert_eq!(report.baselines[0].tests.as_ref().unwrap().num_pictures, 3);
+}
+
+#[test]
+fn percentages_say_over_how_many_tests_they_are() {
+    let mut made_up = support::evaluation();
+    let is_mute = |row: &Row| row.set == Set::Tests && row.case == "test 2";
+    for row in made_up.rows.iter_mut().filter(|row| is_mute(row)) {
+        (row.prompt, row.text_cosine) = (String::new(), None);
+    }
+    let report = measured(&made_up).report().unwrap();
+    assert_valid(&serde_json::to_value(&report).unwrap());
+    let tests = report.adapters[0].tests.as_ref().unwrap();
+    assert_eq!((tests.num_cases, tests.num_clip_t_cases), (3, 2));
+    let found = report.comparisons.iter().find(|found| found.set == Set::Tests).unwrap();
+    assert_eq!((found.num_cases, found.num_clip_t_cases), (3, 2));
+    assert!(report.verdict[0].text.ends_with("over 2 of 3 tests with a prompt."), "{:?}", report.verdict[0]);
+    assert!(report.to_html(&made_up.pictures).contains("2 of 3 tests with a prompt"));
+    let line = report.summary_csv().lines().find(|line| line.contains("tests,0.5,clip_t,")).unwrap().to_owned();
+    assert!(line.ends_with(",2"), "{line}");
+}
+
+#[test]
+fn the_difference_to_text_alone_comes_next_and_few_cases_are_chance() {
+    let (_, report, _) = whole();
+    let next = &report.verdict[1].text;
+    assert!(next.starts_with("Beside text only, mascot") && next.contains("(which could be chance)"), "{next}");
+    assert_eq!(next.matches("(which could be chance)").count(), 2, "three cases tell nothing: {next}");
+}
+
+#[test]
+fn a_grade_that_says_little_is_called_so() {
+    let mut made_up = support::evaluation();
+    for row in made_up.rows.iter_mut().filter(|row| row.set == Set::Tests && row.method == "text only") {
+        row.text_cosine = Some(0.5);
+    }
+    for row in made_up.rows.iter_mut().filter(|row| row.method == "reference itself") {
+        row.text_cosine = Some(0.4);
+    }
+    let verdict = measured(&made_up).report().unwrap().verdict;
+    let said = verdict.iter().find(|remark| remark.text.contains("mascot's grade says little")).unwrap();
+    assert!(said.tone == Tone::Caution && said.text.contains("text only follows 100 %"), "{said:?}");
+    assert!(said.text.contains("handed back has 100 % combined"), "{said:?}");
+    let mut plain = support::evaluation();
+    for row in plain.rows.iter_mut().filter(|row| row.method == "reference itself") {
+        row.text_cosine = Some(0.0);
+    }
+    let verdict = measured(&plain).report().unwrap().verdict;
+    assert!(!verdict.iter().any(|remark| remark.text.contains("grade says little")), "{verdict:?}");
+}
+
+#[test]
+fn strengths_are_told_with_their_trends() {
+    let mut made_up = support::evaluation();
+    for row in made_up.rows.iter_mut().filter(|row| row.set == Set::Tests && row.method == "mascot") {
+        row.image_cosine =
+            [(0.5, 0.7), (1.0, 0.9), (1.5, 0.8), (2.0, 0.75)].into_iter().find(|at| at.0 == row.scale).unwrap().1;
+        row.text_cosine = Some(0.4 - 0.1 * row.scale);
+    }
+    let report = measured(&made_up).report().unwrap();
+    let said = report.verdict.iter().find(|remark| remark.text.contains("mascot's CLIP-I is highest")).unwrap();
+    assert!(said.text.contains("highest at λ = 1, with 0.900 [") && said.text.contains("(trend 0.00)"), "{said:?}");
+    assert!(said.text.contains("CLIP-T falls at every step, from 0.350 ["), "{said:?}");
+    assert!(said.text.contains("no worse beyond chance at"), "three cases tell nothing: {said:?}");
+    assert!(report.to_html(&made_up.pictures).contains("trend of CLIP-T"));
+}
+
+#[test]
+fn copies_are_counted_by_picture_at_every_strength() {
+    let mut made_up = support::evaluation();
+    made_up.rows.retain(|row| row.set == Set::Tests && row.method == "mascot");
+    let near = |cosine| Some(NearestTraining { file: "training/pip-2.png".to_owned(), cosine });
+    made_up.rows.iter_mut().for_each(|row| row.nearest_training = near(if row.scale == 2.0 { 0.99 } else { 0.5 }));
+    let first = made_up.rows[0].clone();
+    made_up.rows.push(Row { case: "test 2".to_owned(), seed: 9, ..first }); // one picture, two rows
+    let copying = measured(&made_up).report().unwrap().adapters[0].copying.clone().unwrap();
+    assert_eq!((copying.num_pictures, copying.num_likely_copies), (3 * (6 + 3), 3));
+}
+
+#[test]
+fn charts_show_what_their_crosses_are_means_of() {
+    let made_up = support::evaluation();
+    let html = measured(&made_up).report().unwrap().to_html(&made_up.pictures);
+    let chart = &html[html.find("by its two cosines").unwrap()..];
+    assert!(chart.contains("mascot: 9 values"), "three tests with three seeds, their own prompts alone");
+}
+
+#[test]
+fn per_test_numbers_leave_out_the_reference_itself() {
+    let html = &whole().2[3];
+    let likeness = &html[html.find("Likeness to the reference, test by test").unwrap()
+        ..html.find(">Against the baselines</h2>").unwrap()];
+    assert_eq!(likeness.matches("reference itself</th>").count(), 1, "in the table of methods alone");
+    assert!(!likeness[..likeness.find("</svg>").unwrap()].contains("reference itself"));
+}
+
+#[test]
+fn long_prompts_do_not_stretch_the_page() {
+    let mut made_up = support::evaluation();
+    let long = "a very long prompt ".repeat(200);
+    made_up.rows.iter_mut().for_each(|row| row.prompt = format!("{long}{}", row.prompt_index));
+    let html = measured(&made_up).report().unwrap().to_html(&made_up.pictures);
+    let shown = html.matches(&format!(">{long}")).count();
+    assert!(shown > 0);
+    assert_eq!(html.matches("<span class=\"clamped\" title=\"a very long").count(), shown);
+    assert!(html.contains("-webkit-line-clamp"));
+}
+
+#[test]
+fn spreadsheets_find_no_formulas() {
+    let mut made_up = support::evaluation();
+    made_up.rows.iter_mut().for_each(|row| row.prompt = "=HYPERLINK(1)".to_owned());
+    made_up.rows[0].image_cosine = -0.5;
+    made_up.settings.methods[0].name = "@mascot".to_owned();
+    for row in made_up.rows.iter_mut().filter(|row| row.method == "mascot") {
+        row.method = "@mascot".to_owned();
+    }
+    let report = measured(&made_up).report().unwrap();
+    let tables = [report.pictures_csv(), report.summary_csv()];
+    for cell in tables
+        .iter()
+        .flat_map(|text| csv::Reader::from_reader(text.as_bytes()).into_records())
+        .flat_map(|record| record.unwrap().iter().map(str::to_owned).collect::<Vec<_>>())
+    {
+        assert!(!cell.starts_with(['=', '+', '@', '-']) || cell.parse::<f64>().is_ok(), "{cell}");
+    }
+    assert!(tables[0].contains(",-0.5,") && tables[0].contains("'=HYPERLINK(1)"));
 }
 
 #[test]
@@ -227,7 +407,7 @@ fn what_the_schema_does_not_say_is_invalid() {
     let schema = schema();
     assert!(schema.is_valid(&report));
     for (place, value) in [
-        ("/schema_version", json!(2)),
+        ("/schema_version", json!(1)),
         ("/adapters/0/kind", json!("wizard")),
         ("/adapters/0/tests/clip_i/mean", json!(1.5)),
         ("/adapters/0/test_cases/0/score/grade", json!("D")),

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use image::RgbImage;
 use ipa_clip::{ClipModel, load_image};
 use ipa_metrics::Calibration;
+use ipa_metrics::protocol::is_image;
 use ipa_pocket::{Scene, Split, render};
 
 use crate::failure::UsageError;
@@ -18,7 +19,6 @@ const NUM_THINGS: u64 = 64;
 /// A row of scenes that no test is of.
 const SEED: u64 = 7;
 const SIDE: u32 = 64;
-const ENDINGS: [&str; 4] = ["jpeg", "jpg", "png", "webp"];
 
 /// A scale with what it rests on.
 #[derive(Debug)]
@@ -94,13 +94,9 @@ fn things(folder: &Path) -> Result<Vec<Vec<PathBuf>>> {
         paths.sort();
         Ok(paths)
     };
-    let is_picture = |path: &PathBuf| {
-        let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        ENDINGS.contains(&ending.as_str())
-    };
     let mut things = Vec::new();
     for thing in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
-        let pictures: Vec<PathBuf> = entries(&thing)?.into_iter().filter(is_picture).collect();
+        let pictures: Vec<PathBuf> = entries(&thing)?.into_iter().filter(|path| is_image(path)).collect();
         if pictures.len() < 2 {
             bail!("{} has fewer than two pictures: put pictures of one thing into each folder", thing.display());
         }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use image::RgbImage;
+use ipa_metrics::evaluation::{Set, Skipped};
 use ipa_pocket::{Scene, Split};
-use ipa_train::Dataset;
 use serde::Deserialize;
 
+use super::listed;
 use crate::images;
 
 /// Side of the drawn world's pictures in pixels.
@@ -57,17 +58,18 @@ pub(crate) fn from_tests(path: &Path) -> Result<Vec<Case>> {
     tests.case.into_iter().enumerate().map(case).collect()
 }
 
-/// The first rows of a list of pictures.
+/// The first rows of a list of pictures that can be used, and those that cannot.
 ///
 /// # Errors
-/// If a row cannot be read.
-pub(crate) fn from_data(path: &Path, limit: usize) -> Result<Vec<Case>> {
-    let dataset = Dataset::open(path)?;
-    let case = |row| {
-        let prompt = dataset.sample(row)?.text;
-        Ok(Case { name: test_name(row), reference: dataset.picture(row)?, prompt, scene: None })
-    };
-    (0..dataset.len().min(limit)).map(case).collect()
+/// As [`listed::read`].
+pub(crate) fn from_data(path: &Path, set: Set, limit: usize) -> Result<(Vec<Case>, Vec<Skipped>)> {
+    let mut cases = Vec::new();
+    let (_, skipped) = listed::read(path, set, limit, |(_, row), sample, reference| {
+        let name = if set == Set::Tests { test_name(row) } else { sample.key };
+        cases.push(Case { name, reference, prompt: sample.text, scene: None });
+        Ok(())
+    })?;
+    Ok((cases, skipped))
 }
 
 /// Held-out scenes of the drawn world; the prompts leave out what the reference shows.

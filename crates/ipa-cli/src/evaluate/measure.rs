@@ -12,6 +12,7 @@ use ipa_metrics::evaluation::{Embedding, MeasurementLog, PictureId, Row};
 use ipa_pocket::{Scene, judge};
 use ipa_sample::{AdapterSource, GenerateRequest, PictureFormat, Pipeline, Record, write_picture};
 
+use super::methods::REFERENCE_ITSELF;
 use super::plan::{Drawing, handed_back};
 use super::subject::Subject;
 use super::training::TrainingPictures;
@@ -21,7 +22,7 @@ use crate::provenance::{self, Provenance, Sources};
 use crate::scores::{cosine, picture_embedding, text_embedding};
 use crate::{interrupt, output};
 
-const GO_ON: &str = "what is measured so far is kept: the same command goes on from there";
+pub(super) const GO_ON: &str = "what is measured so far is kept: the same command goes on from there";
 
 /// What draws the pictures of a method.
 #[derive(Debug)]
@@ -100,8 +101,11 @@ impl Measuring {
         drawing.rows.iter().all(is_there)
     }
 
+    /// Whether a picture was measured and its files are there; one that was removed is drawn again.
     pub(super) fn is_measured(&self, id: &PictureId<'_>) -> bool {
-        self.log.measurements().contains(id)
+        let Some(row) = self.log.measurements().get(id) else { return false };
+        let nearest = row.nearest_training.as_ref().map(|nearest| &nearest.file);
+        [&row.file, &row.reference].into_iter().chain(nearest).all(|file| self.folder.join(file).is_file())
     }
 
     /// Draws a picture, saves it, and measures it as saved.
@@ -160,7 +164,7 @@ impl Measuring {
         (picture, embedding): (&RgbImage, &[f32]),
     ) -> Result<Row> {
         let scene = subject.case.scene.as_ref().filter(|_| id.prompt_index == 0);
-        let caption_cosines = subject.captions.iter().map(|caption| cosine(embedding, caption));
+        let caption_cosines = subject.caption_embeddings.iter().map(|caption| cosine(embedding, caption));
         Ok(Row {
             set: id.set,
             case: id.case.to_owned(),
@@ -174,6 +178,7 @@ impl Measuring {
             image_cosine: cosine(embedding, &subject.embedding)?,
             text_cosine: self.text_cosine(prompt, embedding)?,
             caption_cosines: caption_cosines.collect::<Result<_, _>>()?,
+            captions: if id.method == REFERENCE_ITSELF { subject.captions.clone() } else { Vec::new() },
             nearest_training: self.training.as_ref().map(|found| found.nearest(embedding, &self.folder)).transpose()?,
             judged: scene.map(|scene| judged(picture, scene)).unwrap_or_default(),
             embedding: Some(Embedding::new(embedding.to_vec())),

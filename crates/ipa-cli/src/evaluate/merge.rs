@@ -15,7 +15,7 @@ use crate::output;
 /// Make one report of the parts of a run
 ///
 /// The parts are the folders of `--report` of runs with `--shard`, in any order. The report has the same bytes as that
-/// of one run.
+/// of one run. Every part is named once, and none may be missing but with `--partial`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  ipa evaluate merge out/shard-1 out/shard-2 out/shard-3 --report out/whole")]
 pub(crate) struct MergeArgs {
@@ -25,6 +25,9 @@ pub(crate) struct MergeArgs {
     /// Folder for the report
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     report: PathBuf,
+    /// Make a report although parts are missing; it says so
+    #[arg(long)]
+    partial: bool,
     /// Print one JSON object with the means
     #[arg(long)]
     json: bool,
@@ -34,6 +37,12 @@ pub(super) fn run(args: &MergeArgs) -> Result<()> {
     output::check_folder(&args.report)?;
     let files: Vec<PathBuf> = args.shards.iter().map(|shard| shard.join(MEASUREMENTS)).collect();
     let merged = read_measurements(&files)?;
+    if let (Some((num, of)), false) = (merged.missing_part(), args.partial) {
+        bail!(
+            "these parts have {num} of {of} images: name the folders of the others too, or make a report of a part with \
+             `--partial`"
+        );
+    }
     output::create_folder(&args.report)?;
     let mut log = MeasurementLog::open(&args.report.join(MEASUREMENTS), merged.settings().clone())?;
     for row in merged.rows() {

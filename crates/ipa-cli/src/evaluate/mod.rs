@@ -2,6 +2,7 @@
 
 pub(crate) mod calibration;
 pub(crate) mod cases;
+mod listed;
 pub(crate) mod measure;
 mod merge;
 pub(crate) mod methods;
@@ -23,7 +24,7 @@ use clap::{Args, Subcommand, ValueHint};
 use ipa_core::tch::{Device, Kind};
 use ipa_metrics::evaluation::{DEFAULT_SCALES, MeasurementLog, Settings};
 use ipa_metrics::protocol::{Protocol, Shard};
-use ipa_sample::{GenerateRequest, Pipeline, SamplerKind};
+use ipa_sample::{GenerateRequest, Pipeline, RequestError, SamplerKind};
 
 use crate::args::{DeviceArgs, ModelArgs};
 use crate::failure::UsageError;
@@ -52,7 +53,7 @@ const NUM_SCENES: usize = 12;
     ipa evaluate --model sd15 --adapter before=ip-adapter after=out/rabbit/ip_adapter.safetensors \\\n    \
     --tests tests.toml --training-data rabbits/data.json --metric-model clip-l --report out/report\n  \
     ipa evaluate --model sd15 --adapter ip-adapter --metric-model clip-l \\\n    \
-    --protocol paper --data coco/val2017 --shard 1/4 --report out/shard-1\n  \
+    --protocol paper --data coco/annotations/captions_val2017.json \\\n    --shard 1/4 --report out/shard-1\n  \
     ipa evaluate merge out/shard-1 out/shard-2 out/shard-3 out/shard-4 --report out/paper\n\n\
     A tests file names any number of cases:\n  \
     [[case]]\n  image = \"cat.png\"\n  prompt = \"a cat in a garden\"")]
@@ -72,7 +73,7 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "data", value_hint = ValueHint::FilePath)]
     tests: Option<PathBuf>,
     /// Pictures with captions as tests, listed as for training; with --protocol a folder of images with captions, or
-    /// COCO's captions_*.json
+    /// COCO's annotations/captions_*.json
     #[arg(long, value_name = "FILE|DIR", value_hint = ValueHint::AnyPath)]
     data: Option<PathBuf>,
     /// At most so many tests, or images of a protocol run
@@ -182,7 +183,12 @@ impl<'a> Begun<'a> {
         let request = args.request();
         Pipeline::check(&source.files, &request)?;
         for &scale in &args.scales {
-            GenerateRequest { scale, ..request.clone() }.check()?;
+            match (GenerateRequest { scale, ..request.clone() }).check() {
+                Err(RequestError::Field { value, allowed, .. }) => {
+                    return Err(UsageError(format!("`--scales` holds {value}; {allowed}")).into());
+                }
+                checked => checked?,
+            }
         }
         let adapters = methods::adapters(&args.adapters, &args.model, &source)?;
         Ok(Self { args, folder, model, source, adapters, request, options })

@@ -11,12 +11,8 @@ use ipa_metrics::evaluation::{EvaluationReport, Measurements, ReportPictures, Ro
 
 use crate::thumbnails;
 
-/// Cases of a kind whose pictures are on the page.
-const MAX_CASES: usize = 12;
 /// Larger pictures are made smaller for the page, whose files beside it are as drawn.
 const MAX_SIDE: u32 = 512;
-/// Pictures up to this side are shown with square pixels, which JPEG would blur.
-const PIXEL_ART_SIDE: u32 = 160;
 const JPEG_QUALITY: f32 = 82.0;
 
 /// Writes `evaluation_report.json`, the tables and the page into the folder that the pictures lie in.
@@ -38,7 +34,7 @@ pub(crate) fn write(measurements: &Measurements, folder: &Path) -> Result<Evalua
 fn shown(report: &EvaluationReport) -> BTreeSet<&str> {
     let mut shown = BTreeSet::new();
     for set in report.pictures.chunk_by(|a, b| a.set == b.set) {
-        let cases = set.chunk_by(|a: &Row, b: &Row| a.case == b.case).take(MAX_CASES);
+        let cases = set.chunk_by(|a: &Row, b: &Row| a.case == b.case).take(ReportPictures::MAX_CASES);
         shown.extend(cases.flatten().flat_map(|row| [row.file.as_str(), row.reference.as_str()]));
     }
     let closest = report.methods().filter_map(|method| method.copying.as_ref());
@@ -49,7 +45,7 @@ fn shown(report: &EvaluationReport) -> BTreeSet<&str> {
 
 /// Small pictures to the pixel and without their records, which name the folder; large ones small.
 fn encoded(picture: &RgbImage) -> Result<Vec<u8>> {
-    match picture.width().max(picture.height()) <= PIXEL_ART_SIDE {
+    match picture.width().max(picture.height()) <= ReportPictures::PIXEL_ART_SIDE {
         true => Ok(encode_png(picture)),
         false => Ok(thumbnails::jpeg(&thumbnails::small(picture, MAX_SIDE), JPEG_QUALITY)?),
     }

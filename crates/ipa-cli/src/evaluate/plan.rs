@@ -139,7 +139,14 @@ mod tests {
     fn subject(set: Set, name: &str, prompt: &str) -> Subject {
         let (name, prompt) = (name.to_owned(), prompt.to_owned());
         let case = Case { name, reference: RgbImage::new(1, 1), prompt, scene: None };
-        Subject { set, case, reference_file: "r.png".to_owned(), embedding: vec![1.0], captions: Vec::new() }
+        Subject {
+            set,
+            case,
+            reference_file: "r.png".to_owned(),
+            embedding: vec![1.0],
+            captions: Vec::new(),
+            caption_embeddings: Vec::new(),
+        }
     }
 
     fn settings() -> Settings {
@@ -157,6 +164,7 @@ mod tests {
             num_steps: 1,
             guidance_scale: 1.0,
             size: [8, 8],
+            protocol: None,
             calibration: None,
             choices: Vec::new(),
         }

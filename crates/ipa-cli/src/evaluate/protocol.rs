@@ -2,17 +2,17 @@
 
 use anyhow::{Result, bail};
 use ipa_clip::load_image;
-use ipa_formats::sha256_text;
-use ipa_metrics::evaluation::{Choice, MeasurementLog, MethodKind, Set, Skipped};
+use ipa_formats::{sha256_file, sha256_text};
+use ipa_metrics::evaluation::{MeasurementLog, MethodKind, PictureId, ProtocolSize, Set, Skipped};
 use ipa_metrics::protocol::{ImageSet, Protocol, ProtocolImage, Shard, sample_seed};
 
 use super::calibration::Calibrated;
 use super::cases::Case;
-use super::measure::{Drawer, Measuring};
+use super::measure::{Drawer, GO_ON, Measuring};
 use super::plan::Drawing;
 use super::settings::{Stated, choice, short_name, shortened};
 use super::subject::Subject;
-use super::{Begun, methods};
+use super::{Begun, listed, methods};
 use crate::{interrupt, progress, scores};
 
 /// Draws and measures what is not there yet of a shard.
@@ -36,13 +36,11 @@ pub(super) fn run(begun: &Begun) -> Result<MeasurementLog> {
         calibrated: Calibrated { calibration: None, origin: "none in a protocol run".to_owned() },
         methods: adapters.chain([Ok(methods::baseline(MethodKind::ReferenceItself))]).collect::<Result<_>>()?,
         kind: begun.options.1,
+        protocol: Some(ProtocolSize { num_images: set.images.len() + set.skipped.len(), num_samples: args.seeds }),
     };
     let mut choices = Protocol::choices();
-    choices.retain(|choice| choice.question != "Negative prompt"); // among those of all evaluations
-    choices.push(choice("Images", images(&set, &short_name(&data.display().to_string()))));
-    choices.push(choice("Samples of an image", args.seeds.to_string()));
+    choices.push(choice("Images", images(&set)));
     choices.push(choice("Model files", begun.model_digest()?));
-    choices.extend(deviations(begun));
     let settings =
         stated.settings(format!("{} by the protocol of arXiv:2308.06721", begun.names()), Vec::new(), choices)?;
 
@@ -56,7 +54,7 @@ pub(super) fn run(begun: &Begun) -> Result<MeasurementLog> {
         measuring.bar.set_message(adapter.name.clone());
         let mut drawer = None;
         for image in shard.of(&set.images) {
-            interrupt::stop_if_requested("what is measured so far is kept: the same command goes on from there");
+            interrupt::stop_if_requested(GO_ON);
             draw(begun, &mut measuring, (&adapter.name, &mut drawer), image)?;
         }
     }
@@ -73,14 +71,8 @@ fn draw(
 ) -> Result<()> {
     let (samples, steps) = (begun.args.seeds, begun.args.steps as u64);
     let is_done = |measuring: &Measuring| {
-        let id = |method, scale, seed| ipa_metrics::evaluation::PictureId {
-            set: Set::Protocol,
-            case: &image.id,
-            method,
-            prompt_index: 0,
-            scale,
-            seed,
-        };
+        let (set, case, prompt_index) = (Set::Protocol, image.id.as_str(), 0);
+        let id = |method, scale, seed| PictureId { set, case, method, prompt_index, scale, seed };
         let is_drawn = |sample| measuring.is_measured(&id(name, begun.request.scale, sample_seed(&image.id, sample)));
         (0..samples).all(is_drawn) && measuring.is_measured(&id(methods::REFERENCE_ITSELF, 0.0, 0))
     };
@@ -92,7 +84,7 @@ fn draw(
         Ok(reference) => reference,
         Err(error) => {
             let file = short_name(&image.file.display().to_string());
-            let reason = format!("{:#}", anyhow::Error::from(error));
+            let reason = listed::reason(&error.into());
             measuring.log.skip(Skipped { set: Set::Protocol, case: image.id.clone(), file, reason })?;
             measuring.bar.inc(u64::from(samples) * steps);
             return Ok(());
@@ -124,25 +116,13 @@ fn draw(
     Ok(())
 }
 
-/// How many images of where, and a digest of their names and captions.
-fn images(set: &ImageSet, origin: &str) -> String {
-    let lines = set.images.iter().map(|image| format!("{}\n{}\n", image.id, image.captions.join("\n")));
-    format!("{} of {origin}, {}", set.images.len(), shortened(&sha256_text(&lines.collect::<String>())))
-}
-
-/// What is done otherwise than in the paper.
-fn deviations(begun: &Begun) -> Option<Choice> {
-    let (paper, request) = (Protocol::paper(), &begun.request);
-    let changed =
-        |what: &str, own: String, here: String| (own != here).then(|| format!("{what} {here} in place of {own}"));
-    let sampler = request.scheduler.clone().unwrap_or_default();
-    let found = [
-        changed("samples", paper.num_samples.to_string(), begun.args.seeds.to_string()),
-        changed("sampler", paper.sampler, sampler),
-        changed("steps", paper.num_steps.to_string(), request.num_steps.to_string()),
-        changed("guidance", paper.guidance_scale.to_string(), request.guidance_scale.to_string()),
-        changed("λ", paper.scale.to_string(), request.scale.to_string()),
-    ];
-    let found: Vec<String> = found.into_iter().flatten().collect();
-    (!found.is_empty()).then(|| choice("Other than in the paper", found.join(", ")))
+/// How many images, and a digest of their names, captions and bytes: the same wherever they lie. What cannot be read is
+/// skipped later.
+fn images(set: &ImageSet) -> String {
+    let line = |image: &ProtocolImage| {
+        let digest = sha256_file(&image.file).unwrap_or_default();
+        format!("{}\n{}\n{digest}\n", image.id, image.captions.join("\n"))
+    };
+    let lines: String = set.images.iter().map(line).collect();
+    format!("{}, {}", set.images.len(), shortened(&sha256_text(&lines)))
 }

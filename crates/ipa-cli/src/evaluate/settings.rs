@@ -7,7 +7,7 @@ use ipa_core::device::kind_name;
 use ipa_core::read_config;
 use ipa_core::tch::Kind;
 use ipa_formats::{Component, sha256_text};
-use ipa_metrics::evaluation::{Choice, Method, Settings};
+use ipa_metrics::evaluation::{Choice, Method, ProtocolSize, Settings};
 use ipa_sample::{GenerateRequest, SchedulerFile, native_side};
 
 use super::calibration::Calibrated;
@@ -27,6 +27,8 @@ pub(crate) struct Stated<'a> {
     pub(crate) calibrated: Calibrated,
     pub(crate) methods: Vec<Method>,
     pub(crate) kind: Kind,
+    /// How much a protocol run is to draw.
+    pub(crate) protocol: Option<ProtocolSize>,
 }
 
 impl Stated<'_> {
@@ -65,6 +67,7 @@ impl Stated<'_> {
             num_steps: self.request.num_steps,
             guidance_scale: self.request.guidance_scale,
             size: [side; 2],
+            protocol: self.protocol,
             calibration: self.calibrated.calibration,
             choices: choices.into_iter().chain(common).collect(),
         })

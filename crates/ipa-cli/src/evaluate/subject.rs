@@ -20,8 +20,9 @@ pub(super) struct Subject {
     pub(super) reference_file: String,
     /// Of the reference.
     pub(super) embedding: Vec<f32>,
-    /// Of its captions in a protocol run.
-    pub(super) captions: Vec<Vec<f32>>,
+    /// In a protocol run.
+    pub(super) captions: Vec<String>,
+    pub(super) caption_embeddings: Vec<Vec<f32>>,
 }
 
 impl Subject {
@@ -32,9 +33,9 @@ impl Subject {
     pub(super) fn new(set: Set, case: Case, captions: &[String], (folder, clip): (&Path, &ClipModel)) -> Result<Self> {
         let reference_file = format!("references/{}.png", file_name_of(set, &case.name));
         output::write_picture(&folder.join(&reference_file), &case.reference)?;
-        let captions = captions.iter().map(|caption| text_embedding(clip, caption)).collect::<Result<_>>()?;
+        let caption_embeddings = captions.iter().map(|caption| text_embedding(clip, caption)).collect::<Result<_>>()?;
         let embedding = picture_embedding(clip, &case.reference);
-        Ok(Self { set, case, reference_file, embedding, captions })
+        Ok(Self { set, case, reference_file, embedding, captions: captions.to_vec(), caption_embeddings })
     }
 
     /// The file of a picture drawn after it, relative to the report.
@@ -48,6 +49,6 @@ fn file_name_of(set: Set, case: &str) -> String {
     match set {
         Set::Tests => case.replace(' ', "-"),
         Set::HeldOut => format!("held-out-{}", file_name(case)),
-        Set::Protocol => file_name(case),
+        Set::Protocol | Set::Training => file_name(case),
     }
 }

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use ipa_metrics::evaluation::{MeasurementLog, Method, MethodKind, Set, Settings, Skipped};
-use ipa_train::Dataset;
 
 use super::cases::{self, Case};
-use super::measure::Measuring;
+use super::measure::{GO_ON, Measuring};
 use super::plan::{Drawing, Trials};
 use super::settings::{Stated, choice, described, short_name};
 use super::subject::Subject;
@@ -17,10 +16,11 @@ use crate::failure::UsageError;
 use crate::model::POCKET;
 use crate::{interrupt, progress, scores};
 
-/// References that were not trained on, and rows that are none.
+/// The cases of a kind, where they are from, and what of them cannot be used.
 #[derive(Debug, Default)]
-struct HeldOut {
+struct Found {
     cases: Vec<Case>,
+    origin: String,
     skipped: Vec<Skipped>,
 }
 
@@ -30,22 +30,21 @@ struct HeldOut {
 /// If something cannot be read, drawn or written.
 pub(super) fn run(begun: &Begun) -> Result<MeasurementLog> {
     let args = begun.args;
-    let (tests, origin) = tests(begun)?;
+    let tests = tests(begun)?;
     let held_out = args.held_out.as_deref().map(held_out).transpose()?.unwrap_or_default();
     let clip = scores::clip_model(args.metric_model.as_deref(), &begun.source, begun.options.0)?;
     let training = args.training_data.as_deref();
     let training = training.map(|path| TrainingPictures::new(path, &clip, args.json)).transpose()?;
-    let trials = Trials { seeds: (0..u64::from(args.seeds)).collect(), prompts: args.prompts.clone() };
+    let trials = Trials { seeds: (0..u64::from(args.seeds)).collect(), prompts: distinct(&args.prompts) };
 
     let mut choices = vec![
-        choice("Tests", described(&tests, &origin)),
+        choice("Tests", described(&tests.cases, &tests.origin)),
         choice("Seeds", seeds(&trials)),
         choice("Other prompts", other_prompts(&trials)),
         choice("Model files", begun.model_digest()?),
     ];
-    if let Some(path) = &args.held_out {
-        let origin = format!("of {}", short_name(&path.display().to_string()));
-        choices.push(choice("Held-out references", described(&held_out.cases, &origin)));
+    if args.held_out.is_some() {
+        choices.push(choice("Held-out references", described(&held_out.cases, &held_out.origin)));
     }
     choices.extend(training.as_ref().map(|training| choice("Training pictures", training.described())));
     let stated = Stated {
@@ -55,6 +54,7 @@ pub(super) fn run(begun: &Begun) -> Result<MeasurementLog> {
         calibrated: calibration::measure(args.calibration.as_deref(), args.model.name()?, &clip)?,
         methods: all_methods(begun)?,
         kind: begun.options.1,
+        protocol: None,
     };
     let mut scales = args.scales.clone();
     scales.sort_by(f64::total_cmp);
@@ -62,9 +62,11 @@ pub(super) fn run(begun: &Begun) -> Result<MeasurementLog> {
     let settings = stated.settings(format!("Evaluation of {}", begun.names()), scales, choices)?;
 
     let mut log = begun.log(settings.clone())?;
-    held_out.skipped.into_iter().try_for_each(|skipped| log.skip(skipped))?;
+    let skipped = tests.skipped.into_iter().chain(held_out.skipped);
+    let skipped = skipped.chain(training.iter().flat_map(|training| training.skipped().iter().cloned()));
+    skipped.into_iter().try_for_each(|skipped| log.skip(skipped))?;
     let mut measuring = Measuring { training, ..Measuring::new(begun.folder, begun.request.clone(), clip, log)? };
-    let cases = tests.into_iter().map(|case| (Set::Tests, case));
+    let cases = tests.cases.into_iter().map(|case| (Set::Tests, case));
     let cases = cases.chain(held_out.cases.into_iter().map(|case| (Set::HeldOut, case)));
     let seen = (begun.folder, &measuring.clip);
     let subjects: Vec<Subject> = cases.map(|(set, case)| Subject::new(set, case, &[], seen)).collect::<Result<_>>()?;
@@ -98,7 +100,7 @@ fn draw(
     let num: usize = missing.iter().map(|(_, drawings)| drawings.len()).sum();
     measuring.bar = progress::bar((num * settings.num_steps) as u64, "drawing", begun.args.json);
     for (method, drawings) in missing.into_iter().filter(|(_, drawings)| !drawings.is_empty()) {
-        interrupt::stop_if_requested("the same command goes on from there");
+        interrupt::stop_if_requested(GO_ON);
         measuring.bar.set_message(method.name.clone());
         let drawer = begun.drawer(begun.adapters.iter().find(|adapter| adapter.name == method.name))?;
         drawings.iter().try_for_each(|drawing| measuring.draw(&method.name, &drawer, drawing, subjects))?;
@@ -107,17 +109,24 @@ fn draw(
     Ok(())
 }
 
-/// The tests, and where they are from.
-fn tests(begun: &Begun) -> Result<(Vec<Case>, String)> {
+/// Texts, each once, in their order.
+fn distinct(texts: &[String]) -> Vec<String> {
+    let is_first = |(index, text): &(usize, &String)| !texts[..*index].contains(text);
+    texts.iter().enumerate().filter(is_first).map(|(_, text)| text.clone()).collect()
+}
+
+fn tests(begun: &Begun) -> Result<Found> {
     let args = begun.args;
     let limit = args.limit().unwrap_or(usize::MAX);
-    let of = |path: &Path| format!("of {}", short_name(&path.display().to_string()));
-    let (mut tests, origin) = match (&args.tests, &args.data) {
-        (Some(path), _) => (cases::from_tests(path)?, of(path)),
-        (None, Some(path)) => (cases::from_data(path, limit)?, of(path)),
+    let mut tests = match (&args.tests, &args.data) {
+        (Some(path), _) => Found { cases: cases::from_tests(path)?, origin: origin(path), skipped: Vec::new() },
+        (None, Some(path)) => {
+            let (cases, skipped) = cases::from_data(path, Set::Tests, limit)?;
+            Found { cases, origin: origin(path), skipped }
+        }
         (None, None) if args.model.name()? == POCKET => {
-            let scenes = cases::from_world(args.limit().unwrap_or(NUM_SCENES));
-            (scenes, "scenes of the drawn world, of combinations that no training showed".to_owned())
+            let origin = "scenes of the drawn world, of combinations that no training showed".to_owned();
+            Found { cases: cases::from_world(args.limit().unwrap_or(NUM_SCENES)), origin, skipped: Vec::new() }
         }
         (None, None) => {
             let text =
@@ -125,31 +134,21 @@ fn tests(begun: &Begun) -> Result<(Vec<Case>, String)> {
             return Err(UsageError(text.to_owned()).into());
         }
     };
-    tests.truncate(limit);
-    match tests.is_empty() {
+    tests.cases.truncate(limit);
+    match tests.cases.is_empty() {
         true => Err(UsageError("there is no test: write a `[[case]]` with `image` and `prompt`".to_owned()).into()),
-        false => Ok((tests, origin)),
+        false => Ok(tests),
     }
 }
 
 /// Every picture of a list; broken ones are skipped.
-fn held_out(path: &Path) -> Result<HeldOut> {
-    let dataset = Dataset::open(path)?;
-    let mut found = HeldOut::default();
-    for row in 0..dataset.len() {
-        let sample = dataset.sample(row)?;
-        match dataset.picture(row) {
-            Ok(reference) => {
-                found.cases.push(Case { name: sample.key, reference, prompt: sample.text, scene: None });
-            }
-            Err(error) => {
-                let file = short_name(&sample.picture.path().display().to_string());
-                let reason = format!("{:#}", anyhow::Error::from(error));
-                found.skipped.push(Skipped { set: Set::HeldOut, case: sample.key, file, reason });
-            }
-        }
-    }
-    Ok(found)
+fn held_out(path: &Path) -> Result<Found> {
+    let (cases, skipped) = cases::from_data(path, Set::HeldOut, usize::MAX)?;
+    Ok(Found { cases, origin: origin(path), skipped })
+}
+
+fn origin(path: &Path) -> String {
+    format!("of {}", short_name(&path.display().to_string()))
 }
 
 fn seeds(trials: &Trials) -> String {

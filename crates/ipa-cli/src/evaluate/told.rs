@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
-use ipa_metrics::Interval;
-use ipa_metrics::evaluation::{Comparison, EvaluationReport, MethodReport, Remark, Skipped, Summary, Tone};
+use ipa_metrics::evaluation::{Comparison, EvaluationReport, MethodKind, MethodReport, Remark, Skipped, Summary, Tone};
+use ipa_metrics::{CaseScore, Interval};
 use serde::Serialize;
 
 use crate::output;
@@ -57,15 +57,24 @@ fn table(report: &EvaluationReport) -> Vec<String> {
 }
 
 fn rows(method: &MethodReport) -> Vec<[String; 6]> {
-    let sets = [("tests", &method.tests), ("held-out", &method.held_out), ("images", &method.protocol)];
-    let row = |(of, summary): (&str, &Summary)| {
+    let sets = [
+        (["test", "tests"], &method.tests),
+        (["held-out"; 2], &method.held_out),
+        (["image", "images"], &method.protocol),
+    ];
+    let row = |([one, many], summary): ([&str; 2], &Summary)| {
         let cosine = |interval: Option<Interval>| interval.map(|found| format!("{found:.3}")).unwrap_or_default();
         let clip_t = summary.clip_t.or(summary.captions.as_ref().map(|captions| captions.first));
-        let combined = summary.score.map(|score| format!("{:.0} % {}", score.combined, score.grade));
+        // Grades are for adapters.
+        let grade = |score: CaseScore| match method.kind {
+            MethodKind::Adapter => format!("{:.0} % {}", score.combined, score.grade),
+            _ => format!("{:.0} %", score.combined),
+        };
+        let combined = summary.score.map(grade);
         let calibrated = summary.calibrated.map(|interval| format!("{:.0}", interval.mean));
         [
             method.name.clone(),
-            format!("{} {of}", summary.num_cases),
+            format!("{} {}", summary.num_cases, if summary.num_cases == 1 { one } else { many }),
             cosine(Some(summary.clip_i)),
             cosine(clip_t),
             combined.unwrap_or_default(),

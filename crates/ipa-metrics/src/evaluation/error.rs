@@ -25,12 +25,28 @@ pub enum EvaluationError {
     Conflict { file: String, field: String },
     /// Measurements of another evaluation.
     #[error(
-        "{path} holds measurements of another evaluation, with another `{field}`: give this one a folder of its own, or the same settings"
+        "{path} holds measurements of another evaluation: `{field}` is {there} there and {here} here; give this one a folder \
+         of its own, or the same settings"
     )]
-    OtherSettings { path: PathBuf, field: String },
+    OtherSettings { path: PathBuf, field: String, there: String, here: String },
+    /// Parts of two evaluations.
+    #[error(
+        "{path} is no part of the same evaluation: `{field}` is {first} in the first part and {here} in this; name parts \
+         of one run"
+    )]
+    OtherPart { path: PathBuf, field: String, first: String, here: String },
+    /// A part that was named before, or is a copy of it.
+    #[error("{path} has the same pictures as a part before it: name every part once")]
+    SamePart { path: PathBuf },
     /// Nothing to read.
     #[error("{path} does not begin with the settings of an evaluation: evaluate into it first, or name another file")]
     NoSettings { path: PathBuf },
+    /// A file of something else, or of a version that had other settings.
+    #[error(
+        "{path} does not begin with the settings of an evaluation, at field `{field}`: name another folder, or remove the \
+         file to begin anew"
+    )]
+    FirstLine { path: PathBuf, field: String, source: serde_json::Error },
     /// A file that cannot be read.
     #[error("cannot read measurements from {path}; check that it exists and may be read")]
     Read { path: PathBuf, source: io::Error },

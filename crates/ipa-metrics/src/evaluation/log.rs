@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::measurements::other_setting;
+use super::measurements::{Difference, other_setting};
+use super::row::RowKey;
 use super::{EvaluationError, Measurements, Row, Settings, Skipped};
 
 /// A line with the embedding of any CLIP has a tenth of this.
@@ -50,8 +51,9 @@ impl MeasurementLog {
         let (found, whole_bytes) = read_from(path, &file)?;
         let measurements = match found {
             Some(found) => {
-                if let Some(field) = other_setting(found.settings(), &settings) {
-                    return Err(EvaluationError::OtherSettings { path: path.to_owned(), field });
+                if let Some(Difference { field, first, second }) = other_setting(found.settings(), &settings) {
+                    let path = path.to_owned();
+                    return Err(EvaluationError::OtherSettings { path, field, there: first, here: second });
                 }
                 file.set_len(whole_bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
                 found
@@ -101,22 +103,30 @@ impl MeasurementLog {
     }
 }
 
-/// Reads the files of all shards of an evaluation; their order and overlaps do not matter.
+/// Reads the files of all shards of an evaluation; their order does not matter, and they may overlap.
 ///
 /// # Errors
-/// [`EvaluationError::NothingToMerge`] without files; [`EvaluationError::NoSettings`], [`EvaluationError::OtherSettings`],
-/// [`EvaluationError::Line`] and [`EvaluationError::Refused`] naming the file; [`EvaluationError::Conflict`].
+/// [`EvaluationError::NothingToMerge`] without files; [`EvaluationError::SamePart`] for one that has the pictures of another;
+/// [`EvaluationError::NoSettings`], [`EvaluationError::FirstLine`], [`EvaluationError::OtherPart`], [`EvaluationError::Line`]
+/// and [`EvaluationError::Refused`] naming the file; [`EvaluationError::Conflict`].
 pub fn read_measurements(shards: &[impl AsRef<Path>]) -> Result<Measurements, EvaluationError> {
     let mut merged: Option<Measurements> = None;
+    let mut parts: Vec<Vec<RowKey>> = Vec::new();
     for path in shards.iter().map(AsRef::as_ref) {
         let file = File::open(path).map_err(|source| EvaluationError::Read { path: path.to_owned(), source })?;
         let (found, _) = read_from(path, &file)?;
         let found = found.ok_or_else(|| EvaluationError::NoSettings { path: path.to_owned() })?;
+        let pictures = found.keys();
+        if !pictures.is_empty() && parts.contains(&pictures) {
+            return Err(EvaluationError::SamePart { path: path.to_owned() });
+        }
+        parts.push(pictures);
         match &mut merged {
             None => merged = Some(found),
             Some(merged) => {
-                if let Some(field) = other_setting(merged.settings(), found.settings()) {
-                    return Err(EvaluationError::OtherSettings { path: path.to_owned(), field });
+                if let Some(Difference { field, first, second }) = other_setting(merged.settings(), found.settings()) {
+                    let path = path.to_owned();
+                    return Err(EvaluationError::OtherPart { path, field, first, here: second });
                 }
                 merged.merge(found)?;
             }
@@ -142,7 +152,14 @@ fn read_from(path: &Path, file: &File) -> Result<(Option<Measurements>, u64), Ev
         }
         whole_bytes += bytes.len() as u64;
         let refused = |source| EvaluationError::Refused { path: path.to_owned(), line, source: Box::new(source) };
-        match (parsed(path, line, &bytes)?, &mut measurements) {
+        let parsed = match parsed(path, line, &bytes) {
+            // What does not begin as we begin is no broken line of ours.
+            Err(EvaluationError::Line { path, field, source, .. }) if measurements.is_none() => {
+                return Err(EvaluationError::FirstLine { path, field, source });
+            }
+            parsed => parsed?,
+        };
+        match (parsed, &mut measurements) {
             (Line::Settings(settings), None) => measurements = Some(Measurements::new(settings).map_err(refused)?),
             (Line::Picture(row), Some(measurements)) => measurements.add(row).map_err(refused)?,
             (Line::Skipped(skipped), Some(measurements)) => {
@@ -228,7 +245,10 @@ mod tests {
             rows()[part].iter().for_each(|row| log.add(row.clone()).unwrap());
         }
         let whole = read_measurements(&[path("all")]).unwrap();
-        assert_eq!(read_measurements(&[path("2"), path("1"), path("1")]).unwrap(), whole);
+        assert_eq!(read_measurements(&[path("2"), path("1")]).unwrap(), whole);
+        let error = read_measurements(&[path("2"), path("1"), path("1")]).unwrap_err();
+        assert!(matches!(error, EvaluationError::SamePart { .. }), "{error}");
+        assert_eq!(read_measurements(&[path("all"), path("1")]).unwrap(), whole, "a part of another is no mistake");
         assert!(matches!(read_measurements(&[] as &[&Path]), Err(EvaluationError::NothingToMerge)));
     }
 
@@ -238,7 +258,10 @@ mod tests {
         let path = folder.path().join("measurements.jsonl");
         written(&path);
         let error = MeasurementLog::open(&path, Settings { num_steps: 7, ..settings() }).unwrap_err().to_string();
-        assert!(error.contains("measurements.jsonl") && error.contains("`num_steps`"), "{error}");
+        assert!(
+            error.contains("measurements.jsonl") && error.contains("`num_steps` is 50 there and 7 here"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -255,7 +278,10 @@ mod tests {
         assert!(error.contains("line 3: field `picture.seed`"), "{error}");
         let error = error_of(whole.replacen("\"image_cosine\":0.", "\"image_cosine\":9.", 1));
         assert!(matches!(error, EvaluationError::Refused { line: 2, .. }), "{error}");
-        assert!(matches!(error_of("{}\n".to_owned()), EvaluationError::Line { line: 1, .. }));
+        for foreign in ["{}\n", "{\"step\": 1}\n", "notes\n"] {
+            let error = error_of(foreign.to_owned());
+            assert!(matches!(error, EvaluationError::FirstLine { .. }), "{error}");
+        }
         assert!(matches!(error_of(String::new()), EvaluationError::NoSettings { .. }));
         let twice = format!("{whole}{whole}");
         assert!(matches!(error_of(twice), EvaluationError::Refused { line: 6, .. }));

@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use serde_json::Value;
 
 use super::row::{RowKey, by_number};
-use super::{EvaluationError, Method, PictureId, Row, Settings, Skipped};
+use super::{EvaluationError, Method, MethodKind, PictureId, ProtocolSize, Row, Set, Settings, Skipped};
 
 /// Rows by key. However they were split and in whatever order they came in, the same rows are the same measurements.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +43,11 @@ impl Measurements {
         self.rows().filter(|row| row.method == method.name)
     }
 
+    /// What tells the pictures from each other, in order.
+    pub(super) fn keys(&self) -> Vec<RowKey> {
+        self.rows.keys().cloned().collect()
+    }
+
     /// Number of pictures.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -59,9 +64,25 @@ impl Measurements {
         self.skipped.iter().filter(is_open)
     }
 
-    /// Whether that picture was measured already, so that a resumed run need not draw it.
-    pub fn contains(&self, id: &PictureId<'_>) -> bool {
-        self.key(id).is_some_and(|key| self.rows.contains_key(&key))
+    /// That picture, if it was measured already, so that a resumed run need not draw it.
+    pub fn get(&self, id: &PictureId<'_>) -> Option<&Row> {
+        self.rows.get(&self.key(id)?)
+    }
+
+    /// How many images of a protocol run are done, or skipped, of how many; nothing if all are, or if it is none.
+    pub fn missing_part(&self) -> Option<(usize, usize)> {
+        let ProtocolSize { num_images, num_samples } = self.settings.protocol?;
+        let is_whole = |case: &[&Row]| {
+            self.settings
+                .methods
+                .iter()
+                .filter(|method| method.kind == MethodKind::Adapter)
+                .all(|method| case.iter().filter(|row| row.method == method.name).count() >= num_samples as usize)
+        };
+        let rows: Vec<&Row> = self.rows().filter(|row| row.set == Set::Protocol).collect();
+        let drawn = rows.chunk_by(|a, b| a.case == b.case).filter(|case| is_whole(case)).count();
+        let skipped = self.skipped().filter(|skip| skip.set == Set::Protocol).count();
+        (drawn + skipped < num_images).then_some((drawn + skipped, num_images))
     }
 
     /// The picture's place; `None` if the settings do not know its method.
@@ -98,19 +119,22 @@ impl Measurements {
             }
             Entry::Occupied(known) if *known.get() == row => Ok(()),
             Entry::Occupied(known) => {
-                let field = difference(known.get(), &row).unwrap_or_else(|| "file".to_owned());
+                let field = difference(known.get(), &row).map_or_else(|| "file".to_owned(), |found| found.field);
                 Err(EvaluationError::Conflict { file: row.file, field })
             }
         }
     }
 
-    /// Notes a case that cannot be evaluated, and tells whether that is news. The same twice counts once.
+    /// Notes a case that cannot be evaluated, and tells whether that is news. A case counts once: of several reasons, as
+    /// shards may find them, the first in order is kept, whichever came first.
     pub fn skip(&mut self, skipped: Skipped) -> bool {
-        let order = |a: &Skipped, b: &Skipped| {
-            let rest = |skip: &Skipped| (skip.file.clone(), skip.reason.clone());
-            a.set.cmp(&b.set).then_with(|| by_number(&a.case, &b.case)).then_with(|| rest(a).cmp(&rest(b)))
-        };
-        match self.skipped.binary_search_by(|known| order(known, &skipped)) {
+        let order = |known: &Skipped| known.set.cmp(&skipped.set).then_with(|| by_number(&known.case, &skipped.case));
+        let rest = |skip: &Skipped| (skip.file.clone(), skip.reason.clone());
+        match self.skipped.binary_search_by(order) {
+            Ok(place) if rest(&skipped) < rest(&self.skipped[place]) => {
+                self.skipped[place] = skipped;
+                true
+            }
             Ok(_) => false,
             Err(place) => {
                 self.skipped.insert(place, skipped);
@@ -124,8 +148,8 @@ impl Measurements {
     /// # Errors
     /// [`EvaluationError::Setting`] if it is of another evaluation, else those of [`Self::add`].
     pub fn merge(&mut self, other: Self) -> Result<(), EvaluationError> {
-        if let Some(field) = other_setting(&self.settings, &other.settings) {
-            let problem = "differs between the shards: merge those of one evaluation".to_owned();
+        if let Some(Difference { field, first, second }) = other_setting(&self.settings, &other.settings) {
+            let problem = format!("differs between the shards, {first} and {second}: merge those of one evaluation");
             return Err(EvaluationError::Setting { field, problem });
         }
         other.rows.into_values().try_for_each(|row| self.add(row))?;
@@ -136,8 +160,16 @@ impl Measurements {
     }
 }
 
+/// A field in which two values differ, and what each has there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) field: String,
+    pub(super) first: String,
+    pub(super) second: String,
+}
+
 /// The first setting that differs; if none but a choice does, its question.
-pub(super) fn other_setting(a: &Settings, b: &Settings) -> Option<String> {
+pub(super) fn other_setting(a: &Settings, b: &Settings) -> Option<Difference> {
     let without_choices = |settings: &Settings| Settings { choices: Vec::new(), ..settings.clone() };
     let answers = |settings: &Settings| -> BTreeMap<String, String> {
         settings.choices.iter().map(|choice| (choice.question.clone(), choice.answer.clone())).collect()
@@ -145,19 +177,33 @@ pub(super) fn other_setting(a: &Settings, b: &Settings) -> Option<String> {
     let other_choice = || {
         let (first, second) = (answers(a), answers(b));
         let mut questions = a.choices.iter().chain(&b.choices).map(|choice| &choice.question);
-        questions.find(|question| first.get(*question) != second.get(*question)).cloned()
+        let field = questions.find(|question| first.get(*question) != second.get(*question))?;
+        let answer = |of: &BTreeMap<String, String>| shown(of.get(field).map(|answer| answer.clone().into()).as_ref());
+        Some(Difference { field: field.clone(), first: answer(&first), second: answer(&second) })
     };
     difference(&without_choices(a), &without_choices(b)).or_else(other_choice).or_else(|| difference(a, b))
 }
 
 /// The first field in which two values of one type differ.
-pub(super) fn difference<T: serde::Serialize>(a: &T, b: &T) -> Option<String> {
+fn difference<T: serde::Serialize>(a: &T, b: &T) -> Option<Difference> {
     let fields = |value: &T| match serde_json::to_value(value) {
         Ok(Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),
     };
     let (a, b) = (fields(a), fields(b));
-    a.keys().chain(b.keys()).find(|key| a.get(*key) != b.get(*key)).cloned()
+    let field = a.keys().chain(b.keys()).find(|key| a.get(*key) != b.get(*key))?.clone();
+    let (first, second) = (shown(a.get(&field)), shown(b.get(&field)));
+    Some(Difference { field, first, second })
+}
+
+/// A value in a message, cut where it is long.
+fn shown(value: Option<&Value>) -> String {
+    const MAX_CHARS: usize = 160;
+    let text = value.map_or_else(|| "missing".to_owned(), Value::to_string);
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -177,7 +223,8 @@ mod tests {
         found.add(row("test 1", "mascot", 0)).unwrap();
         found.add(row("test 1", "mascot", 0)).unwrap();
         assert_eq!(found.len(), 1);
-        assert!(found.contains(&row("test 1", "mascot", 0).id()) && !found.contains(&row("test 1", "mascot", 1).id()));
+        assert!(found.get(&row("test 1", "mascot", 0).id()).is_some());
+        assert!(found.get(&row("test 1", "mascot", 1).id()).is_none());
         let other = Row { image_cosine: 0.5, ..row("test 1", "mascot", 0) };
         let error = found.add(other).unwrap_err().to_string();
         assert!(error.contains("measured twice with different `image_cosine`"), "{error}");
@@ -228,6 +275,43 @@ mod tests {
     }
 
     #[test]
+    fn a_case_is_skipped_once_whatever_the_reasons_and_their_order() {
+        let skip = |reason: &str| Skipped {
+            set: Set::Protocol,
+            case: "7".to_owned(),
+            file: "7.png".to_owned(),
+            reason: reason.to_owned(),
+        };
+        for reasons in [["cut off", "not there"], ["not there", "cut off"]] {
+            let mut found = measurements();
+            reasons.iter().for_each(|reason| assert_eq!(found.skip(skip(reason)), found.skipped[0].reason == *reason));
+            assert_eq!(found.skipped().map(|skip| skip.reason.as_str()).collect::<Vec<_>>(), ["cut off"]);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_protocol_run_says_how_much_of_it_is_there() {
+        let size = ProtocolSize { num_images: 4, num_samples: 2 };
+        let mut found = Measurements::new(Settings { protocol: Some(size), ..settings() }).unwrap();
+        let draw = |found: &mut Measurements, case: &str, method: &str, seed| {
+            found.add(Row { set: Set::Protocol, ..row(case, method, seed) }).unwrap();
+        };
+        for (case, method, seed) in [("1", "mascot", 0), ("1", "mascot", 1), ("1", "base", 0), ("1", "base", 1)] {
+            draw(&mut found, case, method, seed);
+        }
+        draw(&mut found, "2", "mascot", 0);
+        assert_eq!(found.missing_part(), Some((1, 4)), "an image with a part of its pictures is missing");
+        for case in ["2", "3", "4"] {
+            found.skip(Skipped { set: Set::Protocol, case: case.into(), file: "a".into(), reason: "b".into() });
+        }
+        assert_eq!(found.missing_part(), Some((3, 4)));
+        for (method, seed) in [("mascot", 1), ("base", 0), ("base", 1)] {
+            draw(&mut found, "2", method, seed);
+        }
+        assert_eq!(found.missing_part(), None);
+    }
+
+    #[test]
     fn shards_of_two_evaluations_are_not_merged() {
         let other = Measurements::new(Settings { num_steps: 3, ..settings() }).unwrap();
         assert!(measurements().merge(other).unwrap_err().to_string().contains("`num_steps` differs"));
@@ -238,14 +322,14 @@ mod tests {
         let choice = |answer: &str| Choice { question: "Seeds".to_owned(), answer: answer.to_owned() };
         let with = |choices| Settings { choices, ..settings() };
         let found = other_setting(&with(vec![choice("0, 1")]), &with(vec![choice("0")]));
-        assert_eq!(found.as_deref(), Some("Seeds"));
-        assert_eq!(other_setting(&settings(), &with(vec![choice("0")])).as_deref(), Some("Seeds"));
+        let difference =
+            |first: &str| Difference { field: "Seeds".to_owned(), first: first.to_owned(), second: "\"0\"".to_owned() };
+        assert_eq!(found, Some(difference("\"0, 1\"")));
+        assert_eq!(other_setting(&settings(), &with(vec![choice("0")])), Some(difference("missing")));
         let other = Settings { num_steps: 7, ..with(vec![choice("0")]) };
-        assert_eq!(
-            other_setting(&settings(), &other).as_deref(),
-            Some("num_steps"),
-            "a setting of its own comes first"
-        );
+        let found = other_setting(&settings(), &other).map(|found| (found.field, found.first, found.second));
+        let expected = ("num_steps", "50", "7"); // a setting of its own comes first
+        assert_eq!(found, Some((expected.0.to_owned(), expected.1.to_owned(), expected.2.to_owned())));
         assert_eq!(other_setting(&settings(), &settings()), None);
     }
 

@@ -11,14 +11,14 @@
 //! let settings = Settings {
 //!     title: "Mascot".into(), model: "pocket".into(), metric_model: "pocket/clip".into(),
 //!     methods: vec![Method { name: "mascot".into(), kind: MethodKind::Adapter, num_parameters: None, sha256: None }],
-//!     scale: 0.6, scales: vec![], sampler: "ddim".into(), num_steps: 50, guidance_scale: 7.5, size: [64, 64],
+//!     scale: 0.6, scales: vec![], sampler: "ddim".into(), num_steps: 50, guidance_scale: 7.5, size: [64, 64], protocol: None,
 //!     calibration: None, choices: vec![],
 //! };
 //! let mut measurements = Measurements::new(settings)?;
 //! measurements.add(Row {
 //!     set: Set::Tests, case: "test 1".into(), method: "mascot".into(), prompt_index: 0, prompt: "a hat".into(),
 //!     reference: "references/1.png".into(), seed: 0, scale: 0.6, file: "pictures/1.png".into(),
-//!     image_cosine: 0.9, text_cosine: Some(0.3), caption_cosines: vec![], nearest_training: None,
+//!     image_cosine: 0.9, text_cosine: Some(0.3), caption_cosines: vec![], captions: vec![], nearest_training: None,
 //!     judged: BTreeMap::new(), embedding: None,
 //! })?;
 //! let report = measurements.report()?;
@@ -48,8 +48,8 @@ pub use measurements::Measurements;
 pub use page::ReportPictures;
 pub use published::{PublishedRow, PublishedScores};
 pub use report::{
-    AtScale, CaptionScores, Comparison, Copying, EvaluationReport, MethodReport, Remark, SCHEMA_VERSION,
-    ScaleSensitivity, SeedsByPrompts, Summary, TestCase, Tone,
+    AtScale, BestScale, CaptionScores, Comparison, Copying, EvaluationReport, MethodReport, MissingPart, Remark,
+    SCHEMA_VERSION, ScaleSensitivity, SeedsByPrompts, Summary, TestCase, Tone,
 };
 pub use row::{NearestTraining, PictureId, Row, Set, Skipped};
-pub use settings::{Choice, DEFAULT_SCALES, Method, MethodKind, Settings};
+pub use settings::{Choice, DEFAULT_SCALES, Method, MethodKind, ProtocolSize, Settings};

@@ -11,6 +11,8 @@ pub struct PublishedScores {
     pub rows: Vec<PublishedRow>,
     /// What to keep in mind.
     pub caveats: Vec<String>,
+    /// What the run beside them did otherwise; if there is anything, the numbers cannot be compared one by one.
+    pub deviations: Vec<String>,
 }
 
 /// One published method.
@@ -60,6 +62,7 @@ impl PublishedScores {
                 row("IP-Adapter", 22, 0.588, 0.828),
             ],
             caveats: caveats.map(str::to_owned).to_vec(),
+            deviations: Vec::new(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{MethodKind, NearestTraining, PublishedScores, Row, Set, Settings, Sk
 use crate::{CaseScore, Interval};
 
 /// Changes whenever a key changes its meaning or disappears.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// All that an evaluation found. Equal measurements give equal bytes: it holds no clock and no random order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,10 +31,21 @@ pub struct EvaluationReport {
     pub comparisons: Vec<Comparison>,
     /// The paper's table, if there was a protocol run to set beside it.
     pub published: Option<PublishedScores>,
+    /// How much there is of a protocol run of which parts are missing; nothing if it is whole.
+    pub missing_part: Option<MissingPart>,
     /// What could not be evaluated, and why.
     pub skipped: Vec<Skipped>,
     /// Every picture with its raw cosines, from which all else can be computed again; without embeddings.
     pub pictures: Vec<Row>,
+}
+
+/// How much there is of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingPart {
+    /// Images that were drawn after or skipped.
+    pub num_images: usize,
+    /// Images of the whole.
+    pub of: usize,
 }
 
 /// A sentence of the verdict.
@@ -111,6 +122,8 @@ pub struct TestCase {
 pub struct Summary {
     /// Number of cases, over which the intervals are.
     pub num_cases: usize,
+    /// Number of those that have a prompt, over which `clip_t` and `score` are.
+    pub num_clip_t_cases: usize,
     /// Number of pictures.
     pub num_pictures: usize,
     /// Cosine of picture and reference.
@@ -125,6 +138,17 @@ pub struct Summary {
     pub calibrated: Option<Interval>,
     /// Share of pictures in which a judge of pixels found what it should, by what it judges.
     pub judged: BTreeMap<String, Interval>,
+}
+
+impl Summary {
+    /// The tests that percentages and grade are over, in words.
+    pub(super) fn graded_cases(&self) -> String {
+        let tests = |num: usize| if num == 1 { "1 test".to_owned() } else { format!("{num} tests") };
+        match self.num_clip_t_cases == self.num_cases {
+            true => tests(self.num_cases),
+            false => format!("{} of {} with a prompt", self.num_clip_t_cases, tests(self.num_cases)),
+        }
+    }
 }
 
 /// CLIP-T against captions, by the two choices that arXiv:2308.06721 leaves open; raw, and times 2.5 as in its table.
@@ -149,6 +173,19 @@ pub struct ScaleSensitivity {
     pub clip_i_trend: f64,
     /// The same of CLIP-T.
     pub clip_t_trend: Option<f64>,
+    /// Where the combined score is highest; nothing without prompts.
+    pub best: Option<BestScale>,
+}
+
+/// The strength with the highest combined score.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BestScale {
+    /// λ.
+    pub scale: f64,
+    /// The score there.
+    pub combined: f64,
+    /// The λ whose combined scores, case by case, are not lower beyond chance.
+    pub as_good: Vec<f64>,
 }
 
 /// One strength.
@@ -156,6 +193,10 @@ pub struct ScaleSensitivity {
 pub struct AtScale {
     /// λ.
     pub scale: f64,
+    /// Number of cases.
+    pub num_cases: usize,
+    /// Number of those that have a prompt, over which `clip_t` and `score` are.
+    pub num_clip_t_cases: usize,
     /// Cosine of picture and reference.
     pub clip_i: Interval,
     /// Cosine of picture and prompt.
@@ -167,7 +208,7 @@ pub struct AtScale {
 /// How near pictures come to those trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Copying {
-    /// Number of pictures compared.
+    /// Number of pictures compared, at every strength and each once.
     pub num_pictures: usize,
     /// Cosine with the nearest training picture, over cases.
     pub nearest: Interval,
@@ -205,28 +246,47 @@ pub struct Comparison {
     pub against: String,
     /// Number of cases that both have.
     pub num_cases: usize,
+    /// Number of those with a prompt or captions, over which `clip_t` is.
+    pub num_clip_t_cases: usize,
     /// CLIP-I of the adapter minus that of the other, paired.
     pub clip_i: Interval,
     /// The same of CLIP-T, with the prompt, or with the first caption in a protocol run.
     pub clip_t: Option<Interval>,
 }
 
-impl Comparison {
-    /// Fewer cases than this all lie on one side by chance in more than 5 of 100: 2 · 0.5⁵ is 0.06, 2 · 0.5⁶ is 0.03.
-    const ENOUGH_CASES: usize = 6;
+/// Whether so many cases can tell a difference from chance: fewer than six all lie on one side by chance in more than
+/// 5 of 100 (2 · 0.5⁵ is 0.06, 2 · 0.5⁶ is 0.03).
+pub(super) fn is_enough(num_cases: usize) -> bool {
+    num_cases >= 6
+}
 
+impl Comparison {
     /// Whether there are too few cases to tell any difference from chance, whatever the intervals.
     pub fn has_few_cases(&self) -> bool {
-        self.num_cases < Self::ENOUGH_CASES
+        !is_enough(self.num_cases)
     }
 
-    /// Whether one of the two differences is more than chance.
-    pub fn is_beyond_chance(&self, difference: &Interval) -> bool {
-        !self.has_few_cases() && difference.excludes_zero()
+    /// Whether the difference in CLIP-I is more than chance.
+    pub fn is_likeness_beyond_chance(&self) -> bool {
+        is_enough(self.num_cases) && self.clip_i.excludes_zero()
+    }
+
+    /// Whether the difference in CLIP-T is more than chance; nothing without one.
+    pub fn is_following_beyond_chance(&self) -> Option<bool> {
+        self.clip_t.map(|clip_t| is_enough(self.num_clip_t_cases) && clip_t.excludes_zero())
     }
 }
 
 impl EvaluationReport {
+    /// What an adapter has over the prompt alone, over the tests.
+    pub(super) fn over_text_only(&self, adapter: &str) -> Option<&Comparison> {
+        let is_text =
+            |name: &str| self.settings.method(name).is_some_and(|(_, method)| method.kind == MethodKind::TextOnly);
+        self.comparisons
+            .iter()
+            .find(|found| found.set == Set::Tests && found.method == adapter && is_text(&found.against))
+    }
+
     /// All methods, adapters first.
     pub fn methods(&self) -> impl Iterator<Item = &MethodReport> {
         self.adapters.iter().chain(&self.baselines)

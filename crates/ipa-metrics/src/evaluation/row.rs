@@ -17,6 +17,8 @@ pub enum Set {
     HeldOut,
     /// The pictures of a protocol run.
     Protocol,
+    /// Pictures that were trained on, of which some may have been skipped; nothing is drawn after them.
+    Training,
 }
 
 /// A picture and its raw measurements; everything in a report is computed from these.
@@ -52,6 +54,9 @@ pub struct Row {
     /// The same with every caption of the reference, in the captions' order; empty if it has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caption_cosines: Vec<f64>,
+    /// The captions that `caption_cosines` are with, on one row of the case alone: they are the same for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub captions: Vec<String>,
     /// The training picture that it is most like, where the training pictures are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest_training: Option<NearestTraining>,
@@ -153,11 +158,18 @@ impl Row {
                 return wrong(field, format!("is {found}, and a cosine lies between -1 and 1: measure it again"));
             }
         }
+        if self.set == Set::Training {
+            return wrong("set", "is `training`, and nothing is drawn after those: name another".to_owned());
+        }
         if !(self.scale.is_finite() && self.scale >= 0.0) {
             return wrong("scale", format!("is {}: a strength is a number from 0 up", self.scale));
         }
         if self.embedding.as_ref().is_some_and(|embedding| !embedding.has_direction()) {
             return wrong("embedding", "has no direction: the model that scored is broken".to_owned());
+        }
+        if !self.captions.is_empty() && self.captions.len() != self.caption_cosines.len() {
+            let (captions, cosines) = (self.captions.len(), self.caption_cosines.len());
+            return wrong("captions", format!("are {captions} with {cosines} cosines: give one for each"));
         }
         if self.case.is_empty() || self.file.is_empty() {
             return wrong(if self.case.is_empty() { "case" } else { "file" }, "is empty: give it a name".to_owned());

@@ -23,6 +23,7 @@ pub(super) fn settings() -> Settings {
         num_steps: 50,
         guidance_scale: 7.5,
         size: [64, 64],
+        protocol: None,
         calibration: None,
         choices: Vec::new(),
     }
@@ -43,6 +44,7 @@ pub(super) fn row(case: &str, method: &str, seed: u64) -> Row {
         image_cosine: 0.75 + seed as f64 / 100.0,
         text_cosine: Some(0.25),
         caption_cosines: Vec::new(),
+        captions: Vec::new(),
         nearest_training: None,
         judged: BTreeMap::new(),
         embedding: None,

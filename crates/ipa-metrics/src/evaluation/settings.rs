@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::EvaluationError;
+use super::{EvaluationError, Row};
 use crate::Calibration;
 
 /// What one evaluation measures. Shards and resumed runs must agree on it to the last field.
@@ -29,10 +29,23 @@ pub struct Settings {
     pub guidance_scale: f64,
     /// Width and height of the pictures in pixels.
     pub size: [u32; 2],
+    /// How much a protocol run is to draw, all its parts together.
+    #[serde(default)]
+    pub protocol: Option<ProtocolSize>,
     /// Where the metric model's image cosines lie; without it there are no calibrated scores.
     pub calibration: Option<Calibration>,
     /// Everything else that was decided, such as what a published protocol leaves open.
     pub choices: Vec<Choice>,
+}
+
+/// How much a protocol run is to draw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProtocolSize {
+    /// Images, with those that have to be skipped.
+    pub num_images: usize,
+    /// Pictures that every adapter draws after each.
+    pub num_samples: u32,
 }
 
 /// The λ that a sweep visits unless told otherwise.
@@ -78,6 +91,12 @@ impl Settings {
     /// The method of that name, and its place in the report.
     pub fn method(&self, name: &str) -> Option<(usize, &Method)> {
         self.methods.iter().enumerate().find(|(_, method)| method.name == name)
+    }
+
+    /// Whether a picture counts where no strength is named; baselines have none.
+    pub(super) fn counts(&self, row: &Row) -> bool {
+        let is_adapter = self.method(&row.method).is_some_and(|(_, method)| method.kind == MethodKind::Adapter);
+        !is_adapter || row.scale == self.scale
     }
 
     /// Checks what no type can.

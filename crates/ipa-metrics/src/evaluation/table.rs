@@ -24,6 +24,7 @@ impl EvaluationReport {
             "text_cosine",
             "first_caption_cosine",
             "mean_caption_cosine",
+            "captions",
             "nearest_training_file",
             "nearest_training_cosine",
         ];
@@ -47,19 +48,20 @@ fn picture(row: &Row, judges: &BTreeSet<&String>) -> Vec<String> {
     let nearest = row.nearest_training.as_ref();
     let fixed = [
         set_name(row.set).to_owned(),
-        row.case.clone(),
-        row.method.clone(),
+        text(&row.case),
+        text(&row.method),
         row.prompt_index.to_string(),
-        row.prompt.clone(),
-        row.reference.clone(),
+        text(&row.prompt),
+        text(&row.reference),
         row.seed.to_string(),
         row.scale.to_string(),
-        row.file.clone(),
+        text(&row.file),
         row.image_cosine.to_string(),
         number(row.text_cosine),
         number(captions.first().copied()),
         number(mean),
-        nearest.map(|nearest| nearest.file.clone()).unwrap_or_default(),
+        text(&row.captions.join("\n")),
+        nearest.map(|nearest| text(&nearest.file)).unwrap_or_default(),
         number(nearest.map(|nearest| nearest.cosine)),
     ];
     let judged = judges.iter().map(|judge| row.judged.get(*judge).map(bool::to_string).unwrap_or_default());
@@ -74,21 +76,20 @@ fn summaries(method: &MethodReport, scale: f64) -> Vec<Vec<String>> {
                Interval { mean, low, high }: Interval,
                num_cases: Option<usize>| {
         let num_cases = num_cases.map(|num| num.to_string()).unwrap_or_default();
-        let texts = [&method.name, kind_name(method.kind), set, scale, measure].map(str::to_owned);
+        let texts = [&text(&method.name), kind_name(method.kind), set, scale, measure].map(str::to_owned);
         texts.into_iter().chain([mean, low, high].map(|value| value.to_string())).chain([num_cases]).collect::<Vec<_>>()
     };
     let mut rows = Vec::new();
     let sets = [(Set::Tests, &method.tests), (Set::HeldOut, &method.held_out), (Set::Protocol, &method.protocol)];
     for (set, summary) in sets.into_iter().filter_map(|(set, summary)| Some((set, summary.as_ref()?))) {
         let measures = measures(summary);
-        rows.extend(
-            measures.into_iter().map(|(name, value)| row(set_name(set), &scale, &name, value, Some(summary.num_cases))),
-        );
+        rows.extend(measures.into_iter().map(|(name, value, num)| row(set_name(set), &scale, &name, value, Some(num))));
     }
     for at in method.scale_sensitivity.iter().flat_map(|sensitivity| &sensitivity.scales) {
-        let measures = [("clip_i", Some(at.clip_i)), ("clip_t", at.clip_t)];
-        let measures = measures.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        rows.extend(measures.map(|(name, value)| row("scale_sensitivity", &at.scale.to_string(), name, value, None)));
+        let measures = [("clip_i", Some(at.clip_i), at.num_cases), ("clip_t", at.clip_t, at.num_clip_t_cases)];
+        let measures = measures.into_iter().filter_map(|(name, value, num)| Some((name, value?, num)));
+        let scale = at.scale.to_string();
+        rows.extend(measures.map(|(name, value, num)| row("scale_sensitivity", &scale, name, value, Some(num))));
     }
     let others = [
         ("diversity", method.diversity),
@@ -100,7 +101,8 @@ fn summaries(method: &MethodReport, scale: f64) -> Vec<Vec<String>> {
     rows
 }
 
-fn measures(summary: &Summary) -> Vec<(String, Interval)> {
+/// Means with the number of cases that each is over.
+fn measures(summary: &Summary) -> Vec<(String, Interval, usize)> {
     let captions = summary.captions.as_ref();
     let plain = [
         ("clip_i", Some(summary.clip_i)),
@@ -111,8 +113,10 @@ fn measures(summary: &Summary) -> Vec<(String, Interval)> {
         ("clip_score_mean_caption", captions.map(|captions| captions.mean_clip_score)),
         ("calibrated", summary.calibrated),
     ];
-    let plain = plain.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    plain.chain(summary.judged.iter().map(|(judge, share)| (format!("judged_{judge}"), *share))).collect()
+    let num = |name: &str| if name == "clip_t" { summary.num_clip_t_cases } else { summary.num_cases };
+    let plain = plain.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?, num(name))));
+    let judged = summary.judged.iter().map(|(judge, share)| (format!("judged_{judge}"), *share, summary.num_cases));
+    plain.chain(judged).collect()
 }
 
 /// A set as JSON and CSV call it.
@@ -121,6 +125,7 @@ fn set_name(set: Set) -> &'static str {
         Set::Tests => "tests",
         Set::HeldOut => "held_out",
         Set::Protocol => "protocol",
+        Set::Training => "training",
     }
 }
 
@@ -129,6 +134,15 @@ fn kind_name(kind: MethodKind) -> &'static str {
         MethodKind::Adapter => "adapter",
         MethodKind::TextOnly => "text_only",
         MethodKind::ReferenceItself => "reference_itself",
+    }
+}
+
+/// A text that no spreadsheet takes for a formula: one that begins like it gets a quote before it, as OWASP's page on
+/// CSV injection recommends.
+fn text(text: &str) -> String {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{text}"),
+        false => text.to_owned(),
     }
 }
 

@@ -8,7 +8,7 @@ use ipa_formats::{read_json, read_text};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::ProtocolError;
+use super::{ProtocolError, coco};
 
 /// An image as a list names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,10 @@ pub(super) fn list_in(folder: &Path) -> Result<Option<PathBuf>, ProtocolError> {
         }
     }
     found.sort();
+    // COCO's archive has the captions of every split, and often the images of one alone are there.
+    if found.len() > 1 && found.iter().filter(|list| coco::split_folder(list).is_some()).count() == 1 {
+        found.retain(|list| coco::split_folder(list).is_some());
+    }
     let name = |path: &PathBuf| path.strip_prefix(folder).unwrap_or(path).display().to_string();
     match found.as_slice() {
         [first, second, ..] => {

@@ -67,15 +67,24 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<Listed>>, ProtocolError> {
     Ok(Some(by_id.into_values().collect()))
 }
 
-/// Where the images of a list lie: in the folder of the split, beside the list or a level up, else beside the list.
+/// Where the images of a list lie: in the folder of the split, else beside the list.
 pub(super) fn image_folder(list: &Path) -> PathBuf {
+    split_folder(list).unwrap_or_else(|| folder_of(list).to_owned())
+}
+
+/// The list of a folder of images that is a split, `../annotations/captions_val2017.json` of `val2017`, if it is there.
+pub(super) fn list_of_split(images: &Path) -> Option<PathBuf> {
+    let real = images.canonicalize().ok()?;
+    let name = format!("captions_{}.json", real.file_name()?.to_string_lossy());
+    Some(images.join("..").join("annotations").join(name)).filter(|list| list.is_file())
+}
+
+/// The folder of a list's split, beside the list or a level up, if there is one.
+pub(super) fn split_folder(list: &Path) -> Option<PathBuf> {
     let beside = folder_of(list);
     let stem = list.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let split = stem.strip_prefix("captions_").unwrap_or(&stem);
-    [beside.join(split), beside.join("..").join(split)]
-        .into_iter()
-        .find(|folder| folder.is_dir())
-        .unwrap_or(beside.to_owned())
+    [beside.join(split), beside.join("..").join(split)].into_iter().find(|folder| folder.is_dir())
 }
 
 #[cfg(test)]

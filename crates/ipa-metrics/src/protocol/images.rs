@@ -34,7 +34,8 @@ impl ImageSet {
     /// Opens a folder of images, or a file of captions.
     ///
     /// In a folder, captions are looked for in `captions.json`, `captions.jsonl` or COCO's `captions_*.json`, there or in a
-    /// folder `annotations`; without any of these every image has its own in a `.txt` of its name, one a line. COCO's
+    /// folder `annotations`, and for a split such as COCO's `val2017` in the `annotations` beside it; of several COCO files
+    /// that whose images are there is meant. Without any of these every image has its own in a `.txt` of its name, one a line. COCO's
     /// images lie beside its file, or in the folder of the split, as `val2017` for `captions_val2017.json`, there or one
     /// level up. A captions.json is `[{"image_file": …, "text": …}, …]`, a row a caption, with `captions` for several in
     /// one; or `{"<image file>": "<caption>" or ["<caption>", …]}`.
@@ -44,7 +45,7 @@ impl ImageSet {
     /// [`ProtocolError::Empty`]. Images that cannot be used are in [`Self::skipped`].
     pub fn open(path: &Path) -> Result<Self, ProtocolError> {
         let (list, root) = match path.is_dir() {
-            true => (captions::list_in(path)?, path.to_owned()),
+            true => (captions::list_in(path)?.or_else(|| coco::list_of_split(path)), path.to_owned()),
             false => (Some(path.to_owned()), folder_of(path).to_owned()),
         };
         let set = match list {
@@ -92,6 +93,12 @@ impl ImageSet {
     }
 }
 
+/// Whether a file is an image by its ending.
+pub fn is_image(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    IMAGE_ENDINGS.contains(&ending.as_str())
+}
+
 /// Captions without those that say nothing.
 fn spoken(captions: Vec<String>) -> Vec<String> {
     let trimmed = captions.iter().map(|caption| caption.trim().to_owned());
@@ -104,8 +111,7 @@ fn sidecars(folder: &Path) -> Result<Vec<Listed>, ProtocolError> {
     let mut listed = BTreeMap::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        if !IMAGE_ENDINGS.contains(&ending.as_str()) {
+        if !is_image(&path) {
             continue;
         }
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -201,6 +207,15 @@ mod tests {
             let folder = folder(&[(list, json), (&images[0], ""), (&images[1], "")]);
             assert_eq!(found(&ImageSet::open(folder.path()).unwrap()), expected, "{list}");
             assert_eq!(found(&ImageSet::open(&folder.path().join(list)).unwrap()), expected, "{list}");
+        }
+        let all = folder(&[
+            ("annotations/captions_val2017.json", json),
+            ("annotations/captions_train2017.json", json),
+            ("val2017/nine.jpg", ""),
+            ("val2017/ten.jpg", ""),
+        ]);
+        for path in ["", "val2017"] {
+            assert_eq!(found(&ImageSet::open(&all.path().join(path)).unwrap()), expected, "`{path}` of all of COCO");
         }
         let renamed = folder(&[("my.json", json), ("nine.jpg", "")]);
         let set = ImageSet::open(&renamed.path().join("my.json")).unwrap();

@@ -7,7 +7,7 @@
 //! use ipa_metrics::protocol::{ImageSet, Protocol, Shard};
 //!
 //! let protocol = Protocol::paper();
-//! let images = ImageSet::open("coco/val2017".as_ref())?;
+//! let images = ImageSet::open("coco/annotations/captions_val2017.json".as_ref())?;
 //! let shard: Shard = "1/3".parse()?;
 //! for (image, sample) in shard.of(&images.images).flat_map(|image| (0..protocol.num_samples).map(move |n| (image, n))) {
 //!     println!("{} with seed {}", image.file.display(), ipa_metrics::protocol::sample_seed(&image.id, sample));
@@ -23,11 +23,11 @@ mod seed;
 mod shard;
 
 pub use error::ProtocolError;
-pub use images::{ImageSet, ProtocolImage};
+pub use images::{ImageSet, ProtocolImage, is_image};
 pub use seed::sample_seed;
 pub use shard::Shard;
 
-use crate::evaluation::Choice;
+use crate::evaluation::{Choice, Settings};
 
 /// How a protocol draws and scores.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,8 +46,10 @@ pub struct Protocol {
     pub scale: f64,
     /// Width and height of the pictures in pixels.
     pub size: [u32; 2],
-    /// The CLIP that scores.
-    pub metric_model: String,
+    /// Images that were drawn after.
+    pub num_images: usize,
+    /// The CLIP that scores, by the names that it goes by.
+    pub metric_models: Vec<String>,
 }
 
 impl Protocol {
@@ -61,8 +63,32 @@ impl Protocol {
             prompt: String::new(),
             scale: 1.0,
             size: [512, 512],
-            metric_model: "openai/clip-vit-large-patch14".to_owned(),
+            num_images: 5000,
+            metric_models: ["openai/clip-vit-large-patch14", "clip-vit-large-patch14", "clip-l"]
+                .map(str::to_owned)
+                .into(),
         }
+    }
+
+    /// What an evaluation that drew after so many images did otherwise, each in a few words.
+    pub fn deviations(&self, settings: &Settings, num_images: usize) -> Vec<String> {
+        let changed =
+            |what: &str, own: String, here: String| (own != here).then(|| format!("{what} {here} in place of {own}"));
+        let size = |[width, height]: [u32; 2]| format!("{width} × {height}");
+        let is_theirs = self.metric_models.contains(&settings.metric_model);
+        let own_model = self.metric_models.first().filter(|_| !is_theirs);
+        let samples = settings.protocol.map_or(self.num_samples, |size| size.num_samples);
+        let found = [
+            own_model.map(|own| format!("scored by {} in place of {own}", settings.metric_model)),
+            (self.num_images != num_images).then(|| format!("{num_images} images in place of {}", self.num_images)),
+            changed("samples", self.num_samples.to_string(), samples.to_string()),
+            changed("sampler", self.sampler.clone(), settings.sampler.clone()),
+            changed("steps", self.num_steps.to_string(), settings.num_steps.to_string()),
+            changed("guidance", self.guidance_scale.to_string(), settings.guidance_scale.to_string()),
+            changed("λ", self.scale.to_string(), settings.scale.to_string()),
+            changed("size", size(self.size), size(settings.size)),
+        ];
+        found.into_iter().flatten().collect()
     }
 
     /// What the paper leaves open, and what is done here; to be stated with the numbers.
@@ -73,7 +99,6 @@ impl Protocol {
             ("Formula of CLIP-T", "the raw cosine, and 2.5 · max(cos, 0) beside it, which the paper's numbers must be"),
             ("Prefix of captions", "none"),
             ("Seeds", "the first 53 bits of SHA-256 of `<image id>/<sample>`, samples counted from 0"),
-            ("Negative prompt", "empty"),
             ("Size of pictures", "512 × 512, or the base model's own where that is another"),
             (
                 "Images that are not square",

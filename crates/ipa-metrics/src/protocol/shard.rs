@@ -18,11 +18,6 @@ impl Shard {
     /// All of it.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
 
-    /// Whether item `index` of the whole, counted from 0, belongs to this part.
-    pub fn holds(self, index: usize) -> bool {
-        index % self.count == self.index
-    }
-
     /// The items of this part, in order. The whole must be the same for all parts.
     pub fn of<T>(self, whole: &[T]) -> impl Iterator<Item = &T> {
         whole.iter().skip(self.index).step_by(self.count)
@@ -71,9 +66,6 @@ mod tests {
             let mut all: Vec<usize> = shards.iter().flat_map(|shard| shard.of(&whole)).copied().collect();
             all.sort_unstable();
             assert_eq!(all, whole, "{count} parts");
-            for (shard, item) in shards.iter().flat_map(|shard| shard.of(&whole).map(move |item| (shard, item))) {
-                assert!(shard.holds(*item), "{shard} does not hold {item}");
-            }
         }
     }
 

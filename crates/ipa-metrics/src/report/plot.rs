@@ -133,7 +133,10 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 
 /// A number at an axis, with the decimals that tell it from its neighbours.
 pub(crate) fn tick(value: f64, span: f64) -> String {
-    let decimals = (1.0 - span.log10()).ceil().clamp(0.0, 9.0) as usize;
+    let needed = (1.0 - span.log10()).ceil();
+    let decimals = needed.clamp(0.0, 9.0) as usize;
+    // What stands for 0 may be off by rounding, such as -2.8e-17.
+    let value = if value.abs() < 0.5 * 10f64.powf(-needed.max(0.0)) { 0.0 } else { value };
     if value != 0.0 && !(1e-4..1e6).contains(&value.abs()) {
         return format!("{value:.1e}");
     }
@@ -171,6 +174,8 @@ mod tests {
     fn ticks_have_the_decimals_that_tell_them_apart() {
         assert_eq!([0.0, 0.25, 0.5].map(|value| tick(value, 1.0)), ["0", "0.2", "0.5"]);
         assert_eq!([0.0, 20.0, 1500.0].map(|value| tick(value, 2000.0)), ["0", "20", "1500"]);
+        assert_eq!([-2.8e-17, 1e-18].map(|value| tick(value, 0.5)), ["0", "0"]);
+        assert_eq!(tick(1e-300, 2e-300), "1.0e-300");
         assert_eq!(tick(0.815, 0.02), "0.815");
         assert_eq!(tick(-0.00001, 1e-4), "-1.0e-5");
     }

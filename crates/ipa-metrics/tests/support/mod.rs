@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use ipa_metrics::Calibration;
 use ipa_metrics::evaluation::{
-    Choice, DEFAULT_SCALES, Embedding, Method, MethodKind, NearestTraining, ReportPictures, Row, Set, Settings, Skipped,
+    Choice, DEFAULT_SCALES, Embedding, Method, MethodKind, NearestTraining, ProtocolSize, ReportPictures, Row, Set,
+    Settings, Skipped,
 };
 use ipa_metrics::protocol::{Protocol, sample_seed};
 use ipa_pocket::{Scene, Split};
@@ -43,6 +44,7 @@ pub(crate) fn evaluation() -> MadeUp {
         num_steps: 50,
         guidance_scale: 7.5,
         size: [SIDE, SIDE],
+        protocol: None,
         calibration: Some(Calibration { shuffled: 0.11, real: 0.93 }),
         choices: vec![
             Choice { question: "Test cases".to_owned(), answer: "three held-out scenes of the drawn world".to_owned() },
@@ -82,7 +84,7 @@ pub(crate) fn protocol() -> MadeUp {
     let mut made_up = MadeUp::new(Settings {
         title: "Protocol run".to_owned(),
         model: "stable-diffusion-v1-5".to_owned(),
-        metric_model: paper.metric_model,
+        metric_model: "openai/clip-vit-large-patch14".to_owned(),
         methods: vec![method("ip-adapter_sd15", MethodKind::Adapter, Some(22_323_000))],
         scale: paper.scale,
         scales: Vec::new(),
@@ -90,6 +92,7 @@ pub(crate) fn protocol() -> MadeUp {
         num_steps: paper.num_steps,
         guidance_scale: paper.guidance_scale,
         size: paper.size,
+        protocol: Some(ProtocolSize { num_images: 9, num_samples: paper.num_samples }),
         calibration: None,
         choices: Protocol::choices(),
     });
@@ -160,6 +163,7 @@ impl MadeUp {
             } else {
                 Vec::new()
             },
+            captions: Vec::new(),
             nearest_training: (!is_protocol && method != "text only")
                 .then(|| NearestTraining { file: "training/pip-2.png".to_owned(), cosine: 0.82 + noise("near", 0.15) }),
             judged: if is_protocol { BTreeMap::new() } else { judged.into() },

@@ -2,7 +2,6 @@
 
 use super::super::report::Comparison;
 use super::super::{EvaluationError, Measurements, Method, MethodKind, Row, Set};
-use super::method::is_scored;
 use super::{CaseMean, RESAMPLING_SEED, case_means, failed, first_caption};
 use crate::{Interval, paired_difference};
 
@@ -33,7 +32,7 @@ fn comparison<'a>(
     let settings = measurements.settings();
     let rows = |method: &'a Method| -> Vec<&'a Row> {
         let is_meant = |row: &&Row| row.set == set && row.prompt_index == 0;
-        measurements.rows_of(method).filter(is_meant).filter(|row| is_scored(row, method, settings)).collect()
+        measurements.rows_of(method).filter(is_meant).filter(|row| settings.counts(row)).collect()
     };
     let (ours, theirs) = (rows(method), rows(against));
     let difference = |value: &dyn Fn(&Row) -> Option<f64>| {
@@ -46,9 +45,11 @@ fn comparison<'a>(
         Ok::<Option<(usize, Interval)>, EvaluationError>(Some((before.len(), found)))
     };
     let Some((num_cases, clip_i)) = difference(&|row| Some(row.image_cosine))? else { return Ok(None) };
-    let clip_t = difference(&|row| row.text_cosine.or_else(|| first_caption(row)))?.map(|(_, clip_t)| clip_t);
+    let following = difference(&|row| row.text_cosine.or_else(|| first_caption(row)))?;
+    let num_clip_t_cases = following.map_or(0, |(num, _)| num);
     let (method, against) = (method.name.clone(), against.name.clone());
-    Ok(Some(Comparison { set, method, against, num_cases, clip_i, clip_t }))
+    let clip_t = following.map(|(_, clip_t)| clip_t);
+    Ok(Some(Comparison { set, method, against, num_cases, num_clip_t_cases, clip_i, clip_t }))
 }
 
 /// The values of cases that both have; both are in order.

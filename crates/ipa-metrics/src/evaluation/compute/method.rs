@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::super::report::{AtScale, CaptionScores, MethodReport, ScaleSensitivity, SeedsByPrompts, Summary, TestCase};
+use super::super::report::{CaptionScores, MethodReport, SeedsByPrompts, Summary, TestCase};
 use super::super::{EvaluationError, Measurements, Method, MethodKind, Row, Set, Settings};
-use super::{case_means, cases, failed, first_caption, interval, mean_of, variety};
-use crate::{CLIPSCORE_WEIGHT, CaseScore, Interval, monotonicity, proportion};
+use super::judges::judged;
+use super::strengths::scale_sensitivity;
+use super::{case_means, cases, first_caption, interval, mean_of, variety};
+use crate::{CLIPSCORE_WEIGHT, CaseScore, Interval};
 
 pub(super) fn report(measurements: &Measurements, method: &Method) -> Result<MethodReport, EvaluationError> {
     let settings = measurements.settings();
     let rows: Vec<&Row> = measurements.rows_of(method).collect();
-    let at_strength: Vec<&Row> = rows.iter().copied().filter(|row| is_scored(row, method, settings)).collect();
+    let at_strength: Vec<&Row> = rows.iter().copied().filter(|row| settings.counts(row)).collect();
     let own_prompt = |set: Set| -> Vec<&Row> {
         at_strength.iter().copied().filter(|row| row.set == set && row.prompt_index == 0).collect()
     };
@@ -29,14 +31,9 @@ pub(super) fn report(measurements: &Measurements, method: &Method) -> Result<Met
         },
         diversity: variety::diversity(&tests, &method.name)?,
         prompt_sensitivity: variety::prompt_sensitivity(&with_prompts, &method.name)?,
-        copying: variety::copying(&at_strength, &method.name)?,
+        copying: variety::copying(&rows, &method.name)?,
         seeds_by_prompts: cases(&with_prompts).filter_map(seeds_by_prompts).collect(),
     })
-}
-
-/// Whether a picture counts where no strength is named; baselines have none.
-pub(super) fn is_scored(row: &Row, method: &Method, settings: &Settings) -> bool {
-    method.kind != MethodKind::Adapter || row.scale == settings.scale
 }
 
 fn test_case(pictures: &[&Row], settings: &Settings) -> TestCase {
@@ -62,12 +59,13 @@ fn summary(rows: &[&Row], settings: &Settings, name: &str) -> Result<Option<Summ
         let [mean, low, high] = [clip_i.mean, clip_i.low, clip_i.high].map(|cosine| calibration.score(cosine));
         Interval { mean, low, high }
     });
-    let clip_t = interval(&case_means(rows, |row| row.text_cosine), name)?;
+    let following = case_means(rows, |row| row.text_cosine);
     Ok(Some(Summary {
         num_cases: likeness.len(),
+        num_clip_t_cases: following.len(),
         num_pictures: rows.len(),
         clip_i,
-        clip_t,
+        clip_t: interval(&following, name)?,
         captions: caption_scores(rows, name)?,
         score: score(rows),
         calibrated,
@@ -76,7 +74,7 @@ fn summary(rows: &[&Row], settings: &Settings, name: &str) -> Result<Option<Summ
 }
 
 /// Of the means over all cases that have a prompt.
-fn score(rows: &[&Row]) -> Option<CaseScore> {
+pub(super) fn score(rows: &[&Row]) -> Option<CaseScore> {
     let of = |value: fn(&Row) -> Option<f64>| {
         let means = case_means(rows, value);
         (!means.is_empty()).then(|| means.iter().map(|(_, mean)| mean).sum::<f64>() / means.len() as f64)
@@ -103,56 +101,6 @@ fn caption_scores(rows: &[&Row], name: &str) -> Result<Option<CaptionScores>, Ev
         }
         _ => None,
     })
-}
-
-/// One picture a case is a trial, for which Wilson's interval holds; of several, cases are resampled.
-fn judged(rows: &[&Row], name: &str) -> Result<std::collections::BTreeMap<String, Interval>, EvaluationError> {
-    let whats: BTreeSet<&String> = rows.iter().flat_map(|row| row.judged.keys()).collect();
-    let share = |what: &String| {
-        let means = case_means(rows, |row| row.judged.get(what).map(|right| f64::from(u8::from(*right))));
-        let is_trial = means.iter().all(|(_, mean)| *mean == 0.0 || *mean == 1.0);
-        let found = match is_trial && !means.is_empty() {
-            true => {
-                let successes = means.iter().filter(|(_, mean)| *mean == 1.0).count();
-                Some(proportion(successes, means.len()).map_err(|source| failed(name, source))?)
-            }
-            false => interval(&means, name)?,
-        };
-        Ok(found.map(|found| (what.clone(), found)))
-    };
-    whats.into_iter().filter_map(|what| share(what).transpose()).collect()
-}
-
-/// Over the cases that have a picture at every strength that any has, so that all means are over the same.
-fn scale_sensitivity(
-    rows: &[&Row],
-    settings: &Settings,
-    name: &str,
-) -> Result<Option<ScaleSensitivity>, EvaluationError> {
-    let swept: Vec<&Row> = rows
-        .iter()
-        .copied()
-        .filter(|row| row.set == Set::Tests && row.prompt_index == 0 && settings.scales.contains(&row.scale))
-        .collect();
-    let has_all =
-        |pictures: &&[&Row]| settings.scales.iter().all(|scale| pictures.iter().any(|row| row.scale == *scale));
-    let whole: Vec<&Row> = cases(&swept).filter(has_all).flatten().copied().collect();
-    if whole.is_empty() || settings.scales.len() < 2 {
-        return Ok(None);
-    }
-    let at = |scale: &f64| {
-        let rows: Vec<&Row> = whole.iter().copied().filter(|row| row.scale == *scale).collect();
-        let clip_i = interval(&case_means(&rows, |row| Some(row.image_cosine)), name)?;
-        let clip_t = interval(&case_means(&rows, |row| row.text_cosine), name)?;
-        let score = score(&rows);
-        Ok(AtScale { scale: *scale, clip_i: clip_i.expect("whole cases have every strength"), clip_t, score })
-    };
-    let scales: Vec<AtScale> = settings.scales.iter().map(at).collect::<Result<_, EvaluationError>>()?;
-    let trend = |values: Vec<f64>| monotonicity(&values).map_err(|source| failed(name, source));
-    let following: Option<Vec<f64>> = scales.iter().map(|at| at.clip_t.map(|clip_t| clip_t.mean)).collect();
-    let clip_i_trend = trend(scales.iter().map(|at| at.clip_i.mean).collect())?;
-    let clip_t_trend = following.map(trend).transpose()?;
-    Ok(Some(ScaleSensitivity { scales, clip_i_trend, clip_t_trend }))
 }
 
 fn seeds_by_prompts(pictures: &[&Row]) -> Option<SeedsByPrompts> {

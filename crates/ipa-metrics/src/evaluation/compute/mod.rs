@@ -1,11 +1,15 @@
 //! From measurements to a report: pure functions of the sorted rows, so that equal rows give equal bytes.
 
 mod compare;
+mod judges;
 mod method;
+mod strengths;
 mod variety;
 
+use super::report::MissingPart;
 use super::verdict::verdict;
 use super::{EvaluationError, EvaluationReport, Measurements, MethodKind, PublishedScores, Row, SCHEMA_VERSION, Set};
+use crate::protocol::Protocol;
 use crate::{Interval, MAPPING, MetricsError, bootstrap_mean};
 
 const RESAMPLING_SEED: u64 = 0;
@@ -31,9 +35,14 @@ impl Measurements {
             baselines,
             comparisons,
             published: is_protocol.then(PublishedScores::paper),
+            missing_part: self.missing_part().map(|(num_images, of)| MissingPart { num_images, of }),
             skipped: self.skipped().cloned().collect(),
             pictures: self.rows().map(|row| Row { embedding: None, ..row.clone() }).collect(),
         };
+        let num_images = report.adapters.iter().filter_map(|method| Some(method.protocol.as_ref()?.num_cases)).max();
+        if let (Some(published), Some(num_images)) = (&mut report.published, num_images) {
+            published.deviations = Protocol::paper().deviations(&report.settings, num_images);
+        }
         report.verdict = verdict(&report);
         Ok(report)
     }

@@ -1,5 +1,7 @@
 //! How much pictures differ, and how near they come to those trained on.
 
+use std::collections::BTreeSet;
+
 use ndarray::{Array2, ArrayView2};
 
 use super::super::report::Copying;
@@ -37,9 +39,12 @@ pub(super) fn prompt_sensitivity(rows: &[&Row], name: &str) -> Result<Option<Int
     by_case(rows, name, of_case)
 }
 
-/// Over all pictures whose nearest training picture is known.
+/// Over all pictures whose nearest training picture is known, at any strength. One that stands for several cases counts
+/// once, with the first of them.
 pub(super) fn copying(rows: &[&Row], name: &str) -> Result<Option<Copying>, EvaluationError> {
-    let compared: Vec<&Row> = rows.iter().copied().filter(|row| row.nearest_training.is_some()).collect();
+    let mut seen = BTreeSet::new();
+    let is_new = |row: &&Row| row.nearest_training.is_some() && seen.insert(row.file.clone());
+    let compared: Vec<&Row> = rows.iter().copied().filter(is_new).collect();
     let cosine = |row: &Row| row.nearest_training.as_ref().map(|nearest| nearest.cosine);
     let Some(nearest) = interval(&case_means(&compared, cosine), name)? else { return Ok(None) };
     let pairs = compared.iter().filter_map(|row| Some((*row, row.nearest_training.as_ref()?)));

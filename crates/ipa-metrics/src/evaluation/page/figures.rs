@@ -3,7 +3,6 @@
 use maud::{Markup, html};
 
 use super::super::Row;
-use super::super::report::EvaluationReport;
 use super::pictures::ReportPictures;
 
 /// A picture in a table.
@@ -14,6 +13,8 @@ pub(super) struct Cell<'a> {
     pub(super) alt: String,
     /// The numbers below it, the first of them stressed; may be empty.
     pub(super) numbers: Vec<String>,
+    /// What it was drawn from; may be empty.
+    pub(super) prompt: &'a str,
 }
 
 /// The heading of a row of pictures: its name and a line below it.
@@ -37,7 +38,10 @@ pub(super) fn grid(
                 tbody {
                     @for (heading, cells) in rows {
                         tr {
-                            th scope="row" { (heading.name) @if !heading.more.is_empty() { small { (heading.more) } } }
+                            th scope="row" {
+                                (clamped(heading.name))
+                                @if !heading.more.is_empty() { small { (clamped(heading.more)) } }
+                            }
                             @for cell in cells { td { (figure(cell.as_ref(), pictures)) } }
                         }
                     }
@@ -48,8 +52,10 @@ pub(super) fn grid(
 }
 
 fn figure(cell: Option<&Cell<'_>>, pictures: &ReportPictures) -> Markup {
-    let Some(Cell { file, alt, numbers }) = cell else { return html! { span.none { "–" } } };
-    let words = std::iter::once(alt.clone()).chain(numbers.iter().cloned()).collect::<Vec<_>>().join(" · ");
+    let Some(Cell { file, alt, numbers, prompt }) = cell else { return html! { span.none { "–" } } };
+    let prompt = (!prompt.is_empty()).then(|| format!("“{prompt}”"));
+    let words = std::iter::once(alt.clone()).chain(numbers.iter().cloned()).chain(prompt);
+    let words = words.collect::<Vec<_>>().join(" · ");
     html! {
         figure {
             (pictures.zoomable(file, alt, &words))
@@ -64,14 +70,18 @@ fn figure(cell: Option<&Cell<'_>>, pictures: &ReportPictures) -> Markup {
     }
 }
 
-/// A picture with its cosines; where a file stands for several rows, those of the first.
-pub(super) fn cell<'a>(report: &EvaluationReport, file: &'a str, what: &str) -> Cell<'a> {
-    let row = report.pictures.iter().find(|row| row.file == file);
-    Cell { file, alt: what.to_owned(), numbers: row.map(numbers).unwrap_or_default() }
+/// A text of a few lines at most; one that is longer is whole where a pointer rests on it.
+fn clamped(text: &str) -> Markup {
+    html! { span.clamped title=(text) { (text) } }
+}
+
+/// A picture with its cosines. A file may stand for several rows with cosines of their own, so the row is named.
+pub(super) fn cell<'a>(row: &'a Row, what: &str) -> Cell<'a> {
+    Cell { file: &row.file, alt: what.to_owned(), numbers: numbers(row), prompt: &row.prompt }
 }
 
 /// The cosines of a picture.
-pub(super) fn numbers(row: &Row) -> Vec<String> {
+fn numbers(row: &Row) -> Vec<String> {
     let caption = row.caption_cosines.first().map(|cosine| format!("CLIP-T {cosine:.3}"));
     let text = row.text_cosine.map(|cosine| format!("CLIP-T {cosine:.3}")).or(caption);
     std::iter::once(format!("CLIP-I {:.3}", row.image_cosine)).chain(text).collect()

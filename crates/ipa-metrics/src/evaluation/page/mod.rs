@@ -18,9 +18,6 @@ use crate::report::Extras;
 
 pub use pictures::ReportPictures;
 
-/// Cases whose pictures are shown; all of them are in the tables beside the page.
-const MAX_CASES: usize = 12;
-
 impl EvaluationReport {
     /// The page, with those of the report's pictures that are given; the others are named.
     ///

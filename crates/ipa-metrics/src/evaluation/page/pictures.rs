@@ -6,9 +6,6 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use imagesize::ImageType;
 use maud::{Markup, html};
 
-/// Pictures up to this side are shown with square pixels.
-const PIXEL_ART_SIDE: usize = 160;
-
 /// Picture files by the names that the report has for them. A page holds a picture as often as it shows it, so large ones
 /// are best given small, as JPEG.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +14,11 @@ pub struct ReportPictures {
 }
 
 impl ReportPictures {
+    /// Cases of every set whose pictures are shown; the tables beside the page have all.
+    pub const MAX_CASES: usize = 12;
+    /// Pictures up to this side are shown with square pixels, which JPEG would blur.
+    pub const PIXEL_ART_SIDE: u32 = 160;
+
     /// None yet.
     pub fn new() -> Self {
         Self::default()
@@ -48,7 +50,7 @@ impl ReportPictures {
 
 fn img(alt: &str, file: &[u8], kind: &str) -> Markup {
     let size = imagesize::blob_size(file).ok();
-    let pixelated = size.is_some_and(|size| size.width.max(size.height) <= PIXEL_ART_SIDE);
+    let pixelated = size.is_some_and(|size| size.width.max(size.height) <= ReportPictures::PIXEL_ART_SIDE as usize);
     let (width, height) = (size.map(|size| size.width), size.map(|size| size.height));
     html! {
         img.pixelated[pixelated] alt=(alt) width=[width] height=[height] loading="lazy" decoding="async"

@@ -15,10 +15,13 @@ pub(super) use strengths::strengths;
 pub(super) use variety::{copying, seeds_and_prompts};
 
 use super::super::report::{EvaluationReport, MethodReport};
-use super::super::{MethodKind, Row, Set};
+use super::super::{Row, Set};
 use super::charts::Group;
 use super::figures::Cell;
+use super::pictures::ReportPictures;
 use crate::Interval;
+
+const MAX_CASES: usize = ReportPictures::MAX_CASES;
 
 /// A method's place in the settings, which is its colour.
 pub(super) fn place(report: &EvaluationReport, name: &str) -> usize {
@@ -42,14 +45,14 @@ pub(super) fn cosine(interval: Option<Interval>) -> String {
     or_dash(interval.map(|interval| format!("{interval:.3}")))
 }
 
-/// Whether a picture counts where no strength is named.
-pub(super) fn is_scored(report: &EvaluationReport, method: &MethodReport, row: &Row) -> bool {
-    row.method == method.name && (method.kind != MethodKind::Adapter || row.scale == report.settings.scale)
+/// The pictures of a method that count where no strength is named.
+pub(super) fn scored<'a>(report: &'a EvaluationReport, method: &'a MethodReport) -> impl Iterator<Item = &'a Row> {
+    report.pictures.iter().filter(|row| row.method == method.name && report.settings.counts(row))
 }
 
 /// The reference of a case, without numbers.
 pub(super) fn reference<'a>(case: &str, file: &'a str) -> Cell<'a> {
-    Cell { file, alt: format!("{case}, reference"), numbers: Vec::new() }
+    Cell { file, alt: format!("{case}, reference"), numbers: Vec::new(), prompt: "" }
 }
 
 /// The heading of the references' column, and those of the others.
@@ -68,5 +71,6 @@ pub(super) fn set(set: Set) -> &'static str {
         Set::Tests => "tests",
         Set::HeldOut => "held\u{2011}out",
         Set::Protocol => "protocol",
+        Set::Training => "training pictures",
     }
 }

@@ -2,12 +2,12 @@
 
 use maud::html;
 
-use super::super::super::report::{EvaluationReport, MethodReport, Summary};
+use super::super::super::report::{EvaluationReport, MethodReport, Remark, Summary, Tone};
 use super::super::super::{MethodKind, Row, Set};
-use super::super::MAX_CASES;
 use super::super::figures::{Heading, cell, grid};
 use super::super::pictures::ReportPictures;
-use super::{columns, cosine, is_scored, or_dash, reference};
+use super::super::remarks;
+use super::{MAX_CASES, columns, cosine, or_dash, reference, scored};
 use crate::Report;
 
 /// References that were not trained on.
@@ -47,9 +47,8 @@ fn shown_of(page: &mut Report, report: &EvaluationReport, set: Set, pictures: &R
     for case in cases.into_iter().take(MAX_CASES) {
         let reference = reference(&case.case, &case.reference);
         let drawn = methods.iter().map(|method| {
-            let of_case = |row: &&Row| row.set == set && row.case == case.case;
-            let row = report.pictures.iter().filter(of_case).find(|row| is_scored(report, method, row))?;
-            Some(cell(report, &row.file, &format!("{}, {}", case.case, method.name)))
+            let row = scored(report, method).find(|row| row.set == set && row.case == case.case)?;
+            Some(cell(row, &format!("{}, {}", case.case, method.name)))
         });
         let cells: Vec<_> = std::iter::once(Some(reference)).chain(drawn).collect();
         rows.push((Heading { name: &case.case, more: &case.prompt }, cells));
@@ -64,6 +63,10 @@ pub(in super::super) fn protocol(page: &mut Report, report: &EvaluationReport, p
     let measured: Vec<_> = report.methods().filter_map(|method| Some((method, method.protocol.as_ref()?))).collect();
     let Some(published) = &report.published else { return };
     page.section("Beside the paper's table");
+    if !published.deviations.is_empty() {
+        let text = format!("Not comparable number by number: {}.", published.deviations.join(", "));
+        page.push(remarks(&[Remark { tone: Tone::Caution, text }]));
+    }
     let num = measured.first().map_or((0, 0), |(_, found)| (found.num_pictures, found.num_cases));
     page.paragraph(&format!(
         "First what was measured here, with {} pictures of {} images, then what was published: {}.",

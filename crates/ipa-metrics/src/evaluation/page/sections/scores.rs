@@ -2,13 +2,12 @@
 
 use maud::{Markup, html};
 
-use super::super::super::MethodKind;
 use super::super::super::report::{EvaluationReport, MethodReport, Summary, TestCase};
-use super::super::MAX_CASES;
+use super::super::super::{MethodKind, Row, Set};
 use super::super::charts::{Words, bars};
 use super::super::figures::{Heading, cell, grid};
 use super::super::pictures::ReportPictures;
-use super::{columns, cosine, groups, or_dash, reference};
+use super::{MAX_CASES, columns, cosine, groups, or_dash, reference, scored};
 use crate::report::score::{bar, tone};
 use crate::{CaseScore, Interval, Report};
 
@@ -18,20 +17,26 @@ pub(in super::super) fn score_cards(report: &EvaluationReport) -> Markup {
     let scored: Vec<_> = scored.filter_map(|(method, tests)| Some((method, tests, tests.score?))).collect();
     html! {
         @if !scored.is_empty() {
-            div.scores { @for (method, tests, score) in &scored { (score_card(method, tests, score)) } }
+            div.scores { @for (method, tests, score) in &scored { (score_card(report, method, tests, score)) } }
             p.note { (report.mapping) }
         }
     }
 }
 
-fn score_card(method: &MethodReport, tests: &Summary, score: &CaseScore) -> Markup {
+fn score_card(report: &EvaluationReport, method: &MethodReport, tests: &Summary, score: &CaseScore) -> Markup {
     let shown = |name: &str, interval: Option<Interval>| interval.map(|interval| format!("{name} {interval:.3}"));
     let calibrated = tests.calibrated.map(|interval| format!("calibrated {interval:.0}"));
-    let lines = [shown("CLIP-I", Some(tests.clip_i)), shown("CLIP-T", tests.clip_t), calibrated];
+    let over_text = report.over_text_only(&method.name).map(|found| found.clip_i);
+    let lines = [
+        shown("CLIP-I over text only", over_text),
+        shown("CLIP-I", Some(tests.clip_i)),
+        shown("CLIP-T", tests.clip_t),
+        calibrated,
+    ];
     html! {
         article.card.score {
             h3 { (method.name) }
-            p.prompt { (tests.num_cases) " " @if tests.num_cases == 1 { "test" } @else { "tests" } }
+            p.prompt { (tests.graded_cases()) }
             p.total {
                 span.percent { (format!("{:.1}", score.combined)) small { " %" } }
                 span class={ "grade " (tone(score.grade)) } aria-label={ "Grade " (score.grade) } { (score.grade) }
@@ -67,9 +72,8 @@ pub(in super::super) fn tests(page: &mut Report, report: &EvaluationReport, pict
     let rows = first.test_cases.iter().take(MAX_CASES).map(|case| {
         let reference = reference(&case.case, &case.reference);
         let drawn = shown.iter().map(|method| {
-            let found = method.test_cases.iter().find(|other| other.case == case.case)?;
-            let file = found.files.first()?;
-            Some(cell(report, file, &format!("{}, {}", case.case, method.name)))
+            let is_meant = |row: &&Row| row.set == Set::Tests && row.case == case.case && row.prompt_index == 0;
+            Some(cell(scored(report, method).find(is_meant)?, &format!("{}, {}", case.case, method.name)))
         });
         let cells: Vec<_> = std::iter::once(Some(reference)).chain(drawn).collect();
         (Heading { name: &case.case, more: &case.prompt }, cells)
@@ -84,9 +88,9 @@ pub(in super::super) fn tests(page: &mut Report, report: &EvaluationReport, pict
     let header =
         ["method", "test", "CLIP-I", "CLIP-T", "preservation %", "following %", "combined %", "grade", "calibrated"];
     let is_shown = |case: &&TestCase| cases.contains(&case.case.as_str());
-    let rows = report
-        .methods()
-        .flat_map(|method| method.test_cases.iter().filter(is_shown).map(move |case| test(method, case)));
+    // That a reference is most like itself is no news.
+    let rows =
+        shown.iter().flat_map(|method| method.test_cases.iter().filter(is_shown).map(move |case| test(method, case)));
     page.table(&header, &rows.collect::<Vec<_>>());
     if first.test_cases.len() > MAX_CASES {
         page.paragraph(&format!(
@@ -128,7 +132,8 @@ fn case_bars(report: &EvaluationReport, cases: &[&str]) -> Markup {
             Some(Interval { mean, low: mean, high: mean })
         };
         let all = method.tests.as_ref().map(|tests| tests.clip_i);
-        if all.is_none() { Vec::new() } else { cases.iter().map(of_case).chain([all]).collect() }
+        let is_shown = method.kind != MethodKind::ReferenceItself && all.is_some();
+        if is_shown { cases.iter().map(of_case).chain([all]).collect() } else { Vec::new() }
     };
     let names: Vec<&str> = cases.iter().copied().chain(["all"]).collect();
     let words = Words {

@@ -4,11 +4,10 @@ use maud::{Markup, html};
 
 use super::super::super::report::{AtScale, EvaluationReport, MethodReport};
 use super::super::super::{Row, Set};
-use super::super::MAX_CASES;
 use super::super::charts::{Words, sweep};
 use super::super::figures::{Heading, cell, grid};
 use super::super::pictures::ReportPictures;
-use super::{cosine, groups, or_dash, reference};
+use super::{MAX_CASES, cosine, groups, or_dash, reference};
 use crate::{Interval, Report};
 
 /// The sweep over λ.
@@ -50,6 +49,23 @@ pub(in super::super) fn strengths(page: &mut Report, report: &EvaluationReport, 
         })
     });
     page.table(&["adapter", "λ", "CLIP-I", "CLIP-T", "combined %", "grade"], &rows.collect::<Vec<_>>());
+    page.paragraph(
+        "The trend is Kendall's τ: 1 where a cosine rises at every step of λ, −1 where it falls at every step, near 0 where it \
+         does neither.",
+    );
+    page.table(
+        &["adapter", "trend of CLIP-I", "trend of CLIP-T", "best combined at λ", "no worse beyond chance"],
+        &swept.iter().filter_map(|method| trends(method)).collect::<Vec<_>>(),
+    );
+}
+
+fn trends(method: &MethodReport) -> Option<Vec<String>> {
+    let found = method.scale_sensitivity.as_ref()?;
+    let trend = |trend: f64| format!("{trend:.2}");
+    let best = or_dash(found.best.as_ref().map(|best| best.scale.to_string()));
+    let as_good: Vec<String> = found.best.iter().flat_map(|best| &best.as_good).map(f64::to_string).collect();
+    let as_good = if as_good.is_empty() { "–".to_owned() } else { as_good.join(", ") };
+    Some(vec![method.name.clone(), trend(found.clip_i_trend), or_dash(found.clip_t_trend.map(trend)), best, as_good])
 }
 
 fn strength_grid(report: &EvaluationReport, method: &MethodReport, pictures: &ReportPictures) -> Markup {
@@ -63,7 +79,7 @@ fn strength_grid(report: &EvaluationReport, method: &MethodReport, pictures: &Re
                 row.set == Set::Tests && row.case == case.case && row.method == method.name && row.prompt_index == 0
             };
             let row = report.pictures.iter().filter(is_meant).find(|row| row.scale == *scale)?;
-            Some(cell(report, &row.file, &format!("{}, {}, λ = {scale}", case.case, method.name)))
+            Some(cell(row, &format!("{}, {}, λ = {scale}", case.case, method.name)))
         };
         let reference = reference(&case.case, &case.reference);
         let cells = std::iter::once(Some(reference)).chain(scales.iter().map(at)).collect();

@@ -2,11 +2,11 @@
 
 use maud::html;
 
-use super::super::super::MethodKind;
 use super::super::super::report::{Copying, EvaluationReport, MethodReport};
+use super::super::super::{MethodKind, Row, Set};
 use super::super::figures::{Cell, Heading, cell, grid};
 use super::super::pictures::ReportPictures;
-use super::cosine;
+use super::{cosine, scored};
 use crate::Report;
 
 /// Diversity, prompt sensitivity, and the pictures that they are of.
@@ -30,22 +30,22 @@ pub(in super::super) fn seeds_and_prompts(page: &mut Report, report: &Evaluation
     }
     let shown =
         drawn.iter().flat_map(|method| method.seeds_by_prompts.iter().take(2).map(move |found| (method, found)));
-    let mut grids = Vec::new();
     for (method, found) in shown {
         let title = format!("{}, {}", method.name, found.case);
         let columns: Vec<String> = found.seeds.iter().map(|seed| format!("seed {seed}")).collect();
         let mut rows = Vec::new();
         for (prompt, files) in found.prompts.iter().zip(&found.files) {
             let name = if prompt.is_empty() { "no prompt" } else { prompt };
-            let cells = files
-                .iter()
-                .zip(&found.seeds)
-                .map(|(file, seed)| Some(cell(report, file.as_ref()?, &format!("{title}, {name}, seed {seed}"))));
+            let of_prompt = |row: &&Row| row.set == Set::Tests && row.case == found.case && row.prompt == *prompt;
+            let cells = files.iter().zip(&found.seeds).map(|(file, seed)| {
+                let is_meant = |row: &&Row| of_prompt(row) && row.seed == *seed && Some(&row.file) == file.as_ref();
+                Some(cell(scored(report, method).find(is_meant)?, &format!("{title}, seed {seed}")))
+            });
             rows.push((Heading { name, more: "" }, cells.collect()));
         }
-        grids.push(html! { div { h3 { (title) } (grid(&title, &columns, &rows, pictures)) } });
+        page.push(html! { h3 { (title) } });
+        page.push(grid(&title, &columns, &rows, pictures));
     }
-    page.push(html! { div.side-by-side { @for grid in grids { (grid) } } });
 }
 
 /// Nearest training pictures.
@@ -71,12 +71,12 @@ pub(in super::super) fn copying(page: &mut Report, report: &EvaluationReport, pi
         .filter(|(method, _)| method.kind == MethodKind::Adapter)
         .map(|(method, found)| {
             let training = &found.closest_training;
-            let drawn =
-                cell(report, &found.closest_picture, &format!("{}, closest to a training picture", method.name));
+            let row = report.pictures.iter().find(|row| row.method == method.name && row.file == found.closest_picture);
+            let drawn = row.map(|row| cell(row, &format!("{}, closest to a training picture", method.name)));
             let numbers = vec![format!("cosine {:.3}", training.cosine)];
-            let near =
-                Cell { file: &training.file, alt: format!("training picture nearest to {}'s", method.name), numbers };
-            (Heading { name: &method.name, more: "closest pair" }, vec![Some(drawn), Some(near)])
+            let alt = format!("training picture nearest to {}'s", method.name);
+            let near = Cell { file: &training.file, alt, numbers, prompt: "" };
+            (Heading { name: &method.name, more: "closest pair" }, vec![drawn, Some(near)])
         })
         .collect();
     page.push(grid("Closest pairs", &["drawn".to_owned(), "trained on".to_owned()], &rows, pictures));
