@@ -5,6 +5,7 @@ use std::arch::x86_64::{
     __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_maskz_loadu_ps, _mm512_roundscale_ps,
     _mm512_scalef_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_sub_ps,
 };
+use std::f32::consts::LN_2;
 
 /// Numbers in a vector.
 pub(crate) const LANES: usize = 16;
@@ -165,7 +166,7 @@ fn mask(left: usize) -> __mmask16 {
 pub(crate) fn exp2(x: __m512) -> __m512 {
     // Taylor's series; the next term is 5e-9 at the ends of ±1/2.
     const SERIES: [f32; 8] =
-        [1.525_273_4e-5, 1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_51, 0.693_147_2, 1.0];
+        [1.525_273_4e-5, 1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, LN_2, 1.0];
     let whole = _mm512_roundscale_ps::<0>(x);
     let rest = _mm512_sub_ps(x, whole);
     let mut sum = _mm512_set1_ps(SERIES[0]);

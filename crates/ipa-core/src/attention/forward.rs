@@ -66,7 +66,8 @@ pub(super) fn panel(head: Head<'_>, first: usize) -> (Vec<Line>, Line) {
         line.set(both(line.vectors(), total, |result, total| _mm512_div_ps(result, total)));
     }
     let (mut sums, mut logs) = (Line::ZERO, Line::ZERO);
-    (sums.set(total), logs.set(highest));
+    sums.set(total);
+    logs.set(highest);
     logs.0.iter_mut().zip(sums.0).for_each(|(log, sum)| *log += sum.log2());
     (result, logs)
 }
