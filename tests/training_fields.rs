@@ -75,7 +75,7 @@ const CHANGES: [(&str, &str, &str); 37] = [
 const FACES: &str = "[adapter]\nvariant = \"faceid\"";
 
 /// Fields whose effect is shown by another test, by file and name.
-const ELSEWHERE: [(&str, &str, &str); 19] = [
+const ELSEWHERE: [(&str, &str, &str); 20] = [
     ("model.base", CLI, "a_file_with_settings_is_enough"),
     ("model.image_encoder", CLI, "a_file_with_settings_is_enough"),
     ("model.init_adapter", CLI, "a_file_with_settings_is_enough"),
@@ -94,6 +94,7 @@ const ELSEWHERE: [(&str, &str, &str); 19] = [
     ("validation.patience", RUNS, "a_run_ends_when_patience_does"),
     ("output.folder", CLI, "a_file_with_settings_is_enough"),
     ("output.tensorboard", CLI, "a_file_with_settings_is_enough"),
+    ("adapter.train_unet", VARIANTS, "a_whole_unet_learns_beside_the_frozen_one_and_resumes_exactly"),
     ("adapter.lora_rank", VARIANTS, "face_adapters_train_from_identity_files_and_resume"),
 ];
 const CLI: &str = "crates/ipa-cli/tests/train_config.rs";
