@@ -167,7 +167,11 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn check(&self, variables: &BTreeMap<String, Tensor>) -> Result<(), WeightsError> {
+    /// Whether the file holds these variables, each of its shape, and nothing else.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_into`].
+    pub fn check(&self, variables: &BTreeMap<String, Tensor>) -> Result<(), WeightsError> {
         let path = || self.weights.path().to_path_buf();
         let missing: Vec<_> = variables.keys().filter(|name| !self.file_names.contains_key(*name)).cloned().collect();
         if !missing.is_empty() {

@@ -42,9 +42,10 @@ impl WholeUnet {
 
     /// Takes them back, in place: the optimizer's buffer is behind them.
     pub(crate) fn load(&self, file: &Path) -> Result<(), WeightsError> {
-        let weights = Checkpoint::open(file)?;
+        let (weights, variables) = (Checkpoint::open(file)?, self.vs.variables().into_iter().collect());
+        weights.check(&variables)?;
         let _no_grad = tch::no_grad_guard();
-        self.vs.variables().into_iter().try_for_each(|(name, mut variable)| {
+        variables.into_iter().try_for_each(|(name, mut variable)| {
             variable.copy_(&weights.tensor(&name)?);
             Ok(())
         })
