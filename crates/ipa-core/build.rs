@@ -8,13 +8,15 @@ mod rpath;
 
 fn main() {
     rpath::main();
-    const SOURCE: &str = "src/autograd/shim.cpp";
-    println!("cargo::rerun-if-changed={SOURCE}");
+    const SOURCES: [&str; 2] = ["src/autograd/shim.cpp", "src/cuda_graph/shim.cpp"];
     let include = include();
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").file(SOURCE).warnings(false);
+    build.cpp(true).std("c++17").files(SOURCES).warnings(false);
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={source}");
+    }
     build.include(&include).include(include.join("torch/csrc/api/include"));
-    build.compile("ipa_autograd");
+    build.compile("ipa_shims");
 }
 
 /// Of the libtorch that the bindings were compiled with: beside its `lib`, which they tell on Linux and macOS.

@@ -82,6 +82,11 @@ impl ComposedPrompt<'_> {
         self.prompts.iter().map(|acting| acting.index).collect()
     }
 
+    /// The same with how strongly each acts.
+    pub fn factors(&self) -> Vec<(usize, f64)> {
+        self.prompts.iter().map(|acting| (acting.index, acting.factor)).collect()
+    }
+
     /// What the UNet reads as text: [`ImagePrompt::context`] of each in turn.
     pub fn context(&self, text: &Tensor) -> Tensor {
         self.prompts.iter().fold(text.shallow_clone(), |text, acting| acting.prompt.context(&text, acting.factor))

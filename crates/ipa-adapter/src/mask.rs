@@ -1,7 +1,6 @@
 //! Where in a picture a reference acts.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use ipa_core::tch::{Kind, Tensor};
 
@@ -9,13 +8,14 @@ use ipa_core::tch::{Kind, Tensor};
 #[derive(Debug)]
 pub struct RegionMask {
     mask: Tensor, // [1, 1, height, width]
-    by_queries: RefCell<HashMap<i64, Tensor>>,
+    /// As layers asked for them, each `[queries]`.
+    known: RefCell<Vec<Tensor>>,
 }
 
 impl RegionMask {
     /// `mask` is `[height, width]`, 1 where the reference acts, 0 where it does not.
     pub fn new(mask: &Tensor) -> Self {
-        Self { mask: mask.to_kind(Kind::Float).unsqueeze(0).unsqueeze(0), by_queries: RefCell::default() }
+        Self { mask: mask.to_kind(Kind::Float).unsqueeze(0).unsqueeze(0), known: RefCell::default() }
     }
 
     /// The mask for a layer of so many queries, `[queries]`.
@@ -23,15 +23,26 @@ impl RegionMask {
     /// Parity: diffusers' `IPAdapterMaskProcessor.downsample`: bicubic without smoothing, so that values may leave 0 to 1;
     /// where height and width do not come out even, filled up with zeros.
     pub fn at(&self, queries: i64) -> Tensor {
-        let mut known = self.by_queries.borrow_mut();
-        known.entry(queries).or_insert_with(|| self.downsampled(queries)).shallow_clone()
+        self.at_like(queries, &self.mask)
+    }
+
+    /// The same on the device and in the kind of another tensor, where it stays.
+    pub(crate) fn at_like(&self, queries: i64, like: &Tensor) -> Tensor {
+        let what = (queries, like.device(), like.kind());
+        let is_it = |mask: &&Tensor| (mask.size()[0], mask.device(), mask.kind()) == what;
+        let mut known = self.known.borrow_mut();
+        if let Some(mask) = known.iter().find(is_it) {
+            return mask.shallow_clone();
+        }
+        let mask = self.downsampled(queries).to_device(like.device()).to_kind(like.kind());
+        known.push(mask.shallow_clone());
+        mask
     }
 
     /// The same mask again.
     pub fn shared(&self) -> Self {
-        let known = self.by_queries.borrow();
-        let known = known.iter().map(|(queries, mask)| (*queries, mask.shallow_clone())).collect();
-        Self { mask: self.mask.shallow_clone(), by_queries: RefCell::new(known) }
+        let known = self.known.borrow().iter().map(Tensor::shallow_clone).collect();
+        Self { mask: self.mask.shallow_clone(), known: RefCell::new(known) }
     }
 
     fn downsampled(&self, queries: i64) -> Tensor {

@@ -166,7 +166,7 @@ impl Part {
 
     /// `[queries, 1]`
     fn mask_for(&self, mask: &RegionMask, query: &Tensor) -> Tensor {
-        mask.at(query.size()[2]).to_device(query.device()).to_kind(query.kind()).unsqueeze(-1)
+        mask.at_like(query.size()[2], query).unsqueeze(-1)
     }
 
     fn map(&self, mut change: impl FnMut(&Tensor) -> Tensor) -> Self {

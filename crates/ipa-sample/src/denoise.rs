@@ -1,13 +1,14 @@
 //! One call of the model: what it reads, with or without guidance, for all pictures or some at a time.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::{fmt, ptr};
 
-use ipa_adapter::{AttentionMaps, Composition, WatchedCall};
+use ipa_adapter::{AttentionMaps, ComposedPrompt, Composition, WatchedCall};
 use ipa_core::FewerProducts;
 use ipa_core::tch::Tensor;
 use ipa_unet::{Conditions as Read, CrossAttentionHook, SiteId, Unet};
 
+use crate::graph::{CallKind, Recorder};
 use crate::guidance::Guidance;
 use crate::reuse::{Reuse, UnetCall};
 use crate::{GenerateRequest, PipelineError};
@@ -74,9 +75,9 @@ pub(crate) struct Denoiser<'a> {
 }
 
 impl<'a> Denoiser<'a> {
-    /// `conditions` makes them for a number of pictures, with or without guidance.
+    /// `conditions` makes them for a number of pictures, with or without guidance. Calls are recorded if there is a recorder.
     pub(crate) fn new(
-        unet: &'a Unet,
+        (unet, recorder): (&'a Unet, Option<Recorder<'a>>),
         extras: Extras<'a>,
         request: &GenerateRequest,
         conditions: impl Fn(i64, bool) -> Result<Conditions, PipelineError>,
@@ -92,7 +93,9 @@ impl<'a> Denoiser<'a> {
         };
         let sizes = [batch, num_images % batch].into_iter().filter(|&size| size > 0);
         let conditions = sizes.map(both).collect::<Result<_, _>>()?;
-        let model = Model { unet, extras, reuse: Reuse::of(request), calls: Vec::new() };
+        // A hook of the caller's may do otherwise in every call, and maps are gathered outside of the graph.
+        let recorder = recorder.filter(|_| extras.hook.is_none() && extras.maps.is_none());
+        let model = Model { unet, extras, recorder, reuse: Reuse::of(request), calls: Vec::new() };
         Ok(Self { model, guidance, num_images, batch, conditions })
     }
 
@@ -127,6 +130,7 @@ impl<'a> Denoiser<'a> {
 struct Model<'a> {
     unet: &'a Unet,
     extras: Extras<'a>,
+    recorder: Option<Recorder<'a>>,
     reuse: Option<Reuse>,
     calls: Vec<UnetCall>,
 }
@@ -134,11 +138,28 @@ struct Model<'a> {
 impl Model<'_> {
     fn predict(&mut self, conditions: &Conditions, part: Part, latents: &Tensor, timestep: &Tensor) -> Tensor {
         let prompt = conditions.prompts.at(part.done);
-        let context = prompt.context(&conditions.context);
         let size = latents.size();
+        let (None, Some(recorder)) = (&self.reuse, &mut self.recorder) else {
+            return self.predict_unrecorded(&prompt, &conditions.context, part, (latents, timestep));
+        };
+        self.calls.push(UnetCall { rows: size[0], branch: None });
+        let kind = CallKind { conditions: ptr::from_ref(conditions).addr(), factors: prompt.factors() };
+        recorder.predict(kind, (latents, timestep), |latents, timestep| {
+            self.unet.forward(latents, timestep, &prompt.context(&conditions.context), &prompt)
+        })
+    }
+
+    fn predict_unrecorded(
+        &mut self,
+        prompt: &ComposedPrompt,
+        context: &Tensor,
+        part: Part,
+        (latents, timestep): (&Tensor, &Tensor),
+    ) -> Tensor {
+        let (context, size) = (prompt.context(context), latents.size());
         let call = WatchedCall { first: part.first, num: part.num, height: size[2], width: size[3] };
-        let watched = self.extras.maps.map(|maps| maps.watching(&prompt, call));
-        let own: &dyn CrossAttentionHook = watched.as_ref().map_or(&prompt as _, |watched| watched);
+        let watched = self.extras.maps.map(|maps| maps.watching(prompt, call));
+        let own: &dyn CrossAttentionHook = watched.as_ref().map_or(prompt as _, |watched| watched);
         let both = self.extras.hook.map(|added| Both { own, added });
         let hook = both.as_ref().map_or(own, |both| both);
         let Some(reuse) = &mut self.reuse else {

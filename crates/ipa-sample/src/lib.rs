@@ -23,6 +23,7 @@ mod config;
 mod denoise;
 mod encoder;
 mod fast;
+mod graph;
 mod guidance;
 mod image_prompt;
 mod parameters;

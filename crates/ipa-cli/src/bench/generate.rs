@@ -53,6 +53,9 @@ pub(super) struct GenerateArgs {
     /// 1 is no guidance, half the work
     #[arg(long, value_name = "F", default_value_t = 7.5)]
     guidance_scale: f64,
+    /// On a CUDA card, launch every kernel of every step instead of replaying recorded ones
+    #[arg(long)]
+    no_cuda_graphs: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -70,9 +73,9 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let mut request = args.request(side);
     request.image_prompts = write_image_prompts(folder.path(), preset, args.adapters, args.references)?;
     request.check()?;
-    let pipeline = request.adapters().try_fold(Pipeline::load(folder.path(), options)?, |pipeline, adapter| {
-        pipeline.with_source_for_embeds(adapter)
-    })?;
+    let pipeline = Pipeline::load(folder.path(), options)?.with_cuda_graphs(!args.no_cuda_graphs);
+    let pipeline =
+        request.adapters().try_fold(pipeline, |pipeline, adapter| pipeline.with_source_for_embeds(adapter))?;
     let before = Before::now(options.0);
     let (asked, mut steps_s, mut calls) = (request.num_steps, Vec::new(), Vec::new());
     request.num_steps = 1; // at first: that warms up all there is

@@ -5,7 +5,7 @@ use clap::{Args, value_parser};
 use ipa_adapter::{Composition, IpAdapter, Timing};
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor};
-use ipa_core::{FewerProducts, Work};
+use ipa_core::{CudaGraph, FewerProducts, Work};
 use ipa_unet::{Unet, UnetConfig};
 use serde_json::json;
 
@@ -15,6 +15,7 @@ use super::models::{RandomUnet, TEXT_TOKENS, Variant, call_size, forward_work};
 use super::preset::{Preset, Side};
 use super::report::{Measured, tell};
 use super::{CommonArgs, ConfigArgs};
+use crate::failure::UsageError;
 
 const VARIANT: Variant = Variant::Classic;
 
@@ -50,6 +51,9 @@ pub(super) struct UnetArgs {
     /// Without an adapter, as `--adapters 0`
     #[arg(long, conflicts_with_all = ["adapters", "references"])]
     no_adapter: bool,
+    /// Replay the call, recorded before, as drawing does on a CUDA card
+    #[arg(long)]
+    cuda_graph: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -62,10 +66,18 @@ pub(super) fn run(args: &UnetArgs) -> Result<()> {
     let _fewer = FewerProducts::new(); // as in drawing
     let unet = RandomUnet::new(preset, options)?;
     let cases = cases(&sizes, &unet, preset, options)?;
+    let graphs = match options.0 {
+        Device::Cuda(card) if args.cuda_graph => recorded(&cases, &unet.model, card)?,
+        _ if args.cuda_graph => return Err(UsageError("there are CUDA graphs on a CUDA card only".to_owned()).into()),
+        _ => Vec::new(),
+    };
     let before = Before::now(options.0);
     let mut memory = vec![None; cases.len()];
     let call = |index: usize| {
-        let _prediction = cases[index].call(&unet.model)?;
+        match graphs.get(index) {
+            Some((graph, _)) => graph.replay()?,
+            None => drop(cases[index].call(&unet.model)?),
+        }
         // What larger calls leave behind would count for the smaller ones, were it told after them.
         if memory[index].is_none() || cases.len() == 1 {
             memory[index] = before.until_now();
@@ -82,7 +94,7 @@ pub(super) fn run(args: &UnetArgs) -> Result<()> {
             title: format!("UNet of {}, batch {batch}, {pixels} px, {image_tokens} image tokens", preset.name()),
             call: json!({
                 "config": preset, "batch": batch, "size": pixels, "adapters": adapters, "references": references,
-                "image_tokens": image_tokens
+                "image_tokens": image_tokens, "cuda_graph": args.cuda_graph
             }),
             found: Vec::new(),
             timing,
@@ -91,6 +103,16 @@ pub(super) fn run(args: &UnetArgs) -> Result<()> {
         }
     };
     tell(sizes.iter().zip(timings).zip(memory).map(measured).collect(), options, common.json)
+}
+
+/// Each call as a graph, with the prediction that it fills.
+fn recorded(cases: &[Case], unet: &Unet, card: usize) -> Result<Vec<(CudaGraph, Tensor)>> {
+    let record = |case: &Case| {
+        drop(case.call(unet)?);
+        let (graph, prediction) = CudaGraph::capture(card, None, || case.call(unet))?;
+        Ok((graph, prediction?))
+    };
+    cases.iter().map(record).collect()
 }
 
 /// Every combination that is asked for, least work first: memory is told after the first call of each.
@@ -160,7 +182,7 @@ impl Case {
         let prompts = adapters[..num_adapters as usize].iter().map(prompt).collect::<Result<_>>()?;
         Ok(Self {
             latents: draw(&[batch, unet.config.in_channels, side.latents, side.latents]),
-            timestep: Tensor::from(500.0),
+            timestep: Tensor::from(500.0_f32).to_device(device),
             context: draw(&[batch, TEXT_TOKENS, unet.config.cross_attention_dim]),
             prompts: Composition::new(prompts),
         })

@@ -72,6 +72,9 @@ pub(crate) struct GenerateArgs {
     /// Folder for pictures of where each reference acted, and the shares of attention behind them
     #[arg(long, value_name = "DIR")]
     attention_maps: Option<PathBuf>,
+    /// On a CUDA card, launch every kernel of every step instead of replaying recorded ones: slower, in less memory
+    #[arg(long)]
+    no_cuda_graphs: bool,
     /// Print one JSON object a line, one for each picture
     #[arg(long)]
     json: bool,
@@ -123,7 +126,7 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     warn_of_crops(&request, &references, &named);
     let init = images::load(request.init_image.as_slice())?.pop();
     let mask = images::load(request.mask.as_slice())?.pop();
-    let mut pipeline = Pipeline::load_files(source.files.clone(), options)?;
+    let mut pipeline = Pipeline::load_files(source.files.clone(), options)?.with_cuda_graphs(!args.no_cuda_graphs);
     for adapter in adapter.iter().chain(request.adapters()) {
         pipeline = match sees(&request, adapter) {
             true => pipeline.with_source(adapter)?,

@@ -6,7 +6,7 @@ mod error;
 mod inpainting;
 mod start;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use ipa_adapter::Composition;
 use ipa_clip::{ClipTokenizer, TextConfig, TextTower};
+use ipa_core::CudaGraph;
 use ipa_core::device::{device_name, kind_name};
 use ipa_core::noise::Draws;
 use ipa_core::read_config;
@@ -24,6 +25,7 @@ use ipa_vae::Vae;
 
 pub use crate::denoise::Extras;
 use crate::denoise::{Conditions, Denoiser};
+use crate::graph::Recorder;
 use crate::image_prompt::Prepared;
 use crate::pictures::{Pictures, init_size};
 use crate::prompt::Prompts;
@@ -55,6 +57,8 @@ pub struct Pipeline {
     scheduler: SchedulerFile,
     task: ModelTask,
     options: (Device, Kind),
+    is_recording: bool,
+    last_graph: RefCell<Option<CudaGraph>>,
 }
 
 /// What a request became.
@@ -103,8 +107,17 @@ impl Pipeline {
             scheduler,
             task,
             options,
+            is_recording: true,
+            last_graph: RefCell::default(),
             files,
         })
+    }
+
+    /// Whether the UNet's calls on a CUDA card are recorded and replayed as CUDA graphs, which spares launching every kernel
+    /// of every step; they are unless this says otherwise. Numbers are the same; some memory stays with the pipeline.
+    #[must_use]
+    pub fn with_cuda_graphs(self, are_wanted: bool) -> Self {
+        Self { is_recording: are_wanted, ..self }
     }
 
     /// Whether a model can carry out a request, as far as its files tell without the weights: its
@@ -207,7 +220,8 @@ impl Pipeline {
         let prepared = self.prepared(request, pictures)?;
         let patched = self.patched(request, pictures)?;
         let unet = patched.as_ref().unwrap_or(&self.unet);
-        let mut denoiser = Denoiser::new(unet, extras, request, |num_images, is_guided| {
+        let recorder = Recorder::new(self.options.0, &self.last_graph).filter(|_| self.is_recording);
+        let mut denoiser = Denoiser::new((unet, recorder), extras, request, |num_images, is_guided| {
             let context = self.context(request, num_images, is_guided)?;
             let prompts = prepared.iter().map(|prepared| prepared.prompt(&context, num_images, is_guided)).collect();
             Ok(Conditions { context, prompts: Composition::new(prompts) })
