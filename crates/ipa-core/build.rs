@@ -8,7 +8,7 @@ mod rpath;
 
 fn main() {
     rpath::main();
-    const SOURCES: [&str; 2] = ["src/autograd/shim.cpp", "src/cuda_graph/shim.cpp"];
+    const SOURCES: [&str; 2] = ["src/autograd/shim.cpp", "src/cuda/shim.cpp"];
     let include = include();
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").files(SOURCES).warnings(false);

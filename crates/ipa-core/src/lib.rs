@@ -19,7 +19,7 @@ mod attention;
 mod autograd;
 mod checkpoint;
 mod component;
-mod cuda_graph;
+mod cuda;
 pub mod device;
 #[cfg(target_arch = "x86_64")]
 mod kernel;
@@ -34,7 +34,7 @@ mod work;
 pub use attention::{attention, causal_attention, merge_heads, split_heads};
 pub use checkpoint::{Checkpoint, WeightsError, save_tensors, save_variables};
 pub use component::{Component, Config, load_component, read_config, read_config_file, same_name};
-pub use cuda_graph::{CudaGraph, CudaGraphError};
+pub use cuda::{CudaGraph, CudaGraphError};
 pub use tch;
 pub use threads::ThreadLimit;
 pub use winograd::FewerProducts;

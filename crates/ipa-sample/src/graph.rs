@@ -65,7 +65,9 @@ impl<'a> Recorder<'a> {
             self.kinds[index].1 = self.record(latents, timestep, &call);
         }
         match &mut self.kinds[index].1 {
-            Calls::Recorded(recording) => recording.replay(latents, timestep).unwrap_or_else(|| call(latents, timestep)),
+            Calls::Recorded(recording) => {
+                recording.replay(latents, timestep).unwrap_or_else(|| call(latents, timestep))
+            }
             Calls::Made | Calls::NotRecorded => call(latents, timestep),
         }
     }

@@ -1,6 +1,6 @@
 //! Encoder, decoder, and the Gaussian between them.
 
-use ipa_core::layers::{Conv2d, GroupNorm, conv2d, group_norm};
+use ipa_core::layers::{Conv2d, GroupNorm, conv2d, group_norm, lay_out_for_drawing};
 use ipa_core::tch::{Device, Kind, Tensor, nn::Path};
 use ipa_core::{Component, WeightsError, load_component};
 
@@ -143,6 +143,7 @@ impl Vae {
     pub fn load(files: impl Into<ComponentFiles>, options: (Device, Kind)) -> Result<Self, WeightsError> {
         let loaded: Component<VaeConfig, Self> =
             load_component(&files.into(), options, current_name, |vs, config| Self::new(&vs, config))?;
+        lay_out_for_drawing(loaded.vs.variables().values());
         Ok(loaded.model)
     }
 

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::{Args, value_parser};
 use ipa_adapter::{Composition, IpAdapter, Timing};
+use ipa_core::layers::lay_out_for_drawing;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Device, Kind, Tensor};
 use ipa_core::{CudaGraph, FewerProducts, Work};
@@ -65,6 +66,7 @@ pub(super) fn run(args: &UnetArgs) -> Result<()> {
     let _no_grad = tch::no_grad_guard();
     let _fewer = FewerProducts::new(); // as in drawing
     let unet = RandomUnet::new(preset, options)?;
+    lay_out_for_drawing(unet.variables.values());
     let cases = cases(&sizes, &unet, preset, options)?;
     let graphs = match options.0 {
         Device::Cuda(card) if args.cuda_graph => recorded(&cases, &unet.model, card)?,

@@ -45,6 +45,25 @@ pub fn patch_conv2d(vs: &Path, inputs: i64, outputs: i64, patch: i64) -> Conv2d 
     Conv2d { weight, bias: None, stride: patch, padding: 0, transformed: OnceLock::new() }
 }
 
+/// Lays a model's variables out as drawing reads them fastest; numbers are the same.
+///
+/// Cards convolve in half precision with channels last, and lay weights that are not so out anew at every call: 2.7 ms of 13 in
+/// a call of Stable Diffusion 1.5's UNet on an H200. Features come out with channels last then, which nothing but convolutions
+/// and [`GroupNorm`](super::GroupNorm) without gradients is the faster for: training leaves weights as they are.
+pub fn lay_out_for_drawing<'a>(variables: impl IntoIterator<Item = &'a Tensor>) {
+    for variable in variables {
+        let is_kernel = variable.size4().is_ok_and(|(.., height, width)| height * width > 1);
+        if is_kernel && is_half_on_card(variable) {
+            let last = variable.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+            variable.shallow_clone().set_data(&last);
+        }
+    }
+}
+
+fn is_half_on_card(tensor: &Tensor) -> bool {
+    matches!((tensor.device(), tensor.kind()), (Device::Cuda(_), Kind::Half | Kind::BFloat16))
+}
+
 impl Module for Conv2d {
     fn forward(&self, hidden: &Tensor) -> Tensor {
         let kernel = &self.weight.size()[2..];
@@ -138,6 +157,9 @@ impl Conv2d {
     /// # Panics
     /// If the kernel is larger.
     pub fn to_tokens(&self, features: &Tensor) -> Tensor {
+        if is_half_on_card(features) && features.permute([0, 2, 3, 1]).is_contiguous() {
+            return self.linear(&features.flatten(2, 3).transpose(1, 2));
+        }
         let forward = |features: &Tensor| {
             let tokens = features.flatten(2, 3).transpose(1, 2);
             let matrix = self.matrix(tokens.size()[0]).transpose(1, 2);
@@ -164,6 +186,10 @@ impl Conv2d {
     /// # Panics
     /// If the kernel is larger, or the sizes do not fit.
     pub fn to_features(&self, tokens: &Tensor, size: &[i64]) -> Tensor {
+        let is_last = is_half_on_card(tokens) && !is_wanted(tokens);
+        if let (true, &[batch, outputs, height, width]) = (is_last, size) {
+            return self.linear(tokens).view([batch, height, width, outputs]).permute([0, 3, 1, 2]);
+        }
         let forward = |tokens: &Tensor| self.columns(&tokens.transpose(1, 2)).view(size);
         if !self.is_walked_back(tokens) {
             return forward(tokens);
@@ -173,6 +199,12 @@ impl Conv2d {
             let backward = move |gradient: &Tensor| gradient.flatten(2, 3).transpose(1, 2).bmm(&matrix);
             (forward(tokens), backward)
         })
+    }
+
+    /// A 1×1 convolution of features with channels last, which are tokens already.
+    fn linear(&self, tokens: &Tensor) -> Tensor {
+        let (outputs, inputs, ..) = self.weight.size4().expect("a convolution's weights have four sizes");
+        tokens.linear(&self.weight.view([outputs, inputs]), self.bias.as_ref())
     }
 
     /// Whether gradients of what is read are wanted on a CPU, and none of the weights.

@@ -3,6 +3,7 @@
 use tch::{Device, Tensor};
 
 use crate::autograd::{is_grad_enabled, is_wanted, with_backward};
+use crate::cuda;
 
 /// `value · gelu(gate)` of `[.., value; gate]` (arXiv:2002.05202, GEGLU).
 ///
@@ -17,7 +18,7 @@ pub fn geglu(projected: &Tensor) -> Tensor {
             let [value, gate] = halves(projected);
             return value * gate.gelu("none");
         }
-        false => return gated(projected),
+        false => return cuda::geglu(projected).unwrap_or_else(|| gated(projected)),
     }
     with_backward(projected, |projected| {
         let kept = projected.shallow_clone();

@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::declare;
 use crate::autograd::{group_norm_backward, is_grad_enabled, is_wanted, with_backward};
+use crate::cuda;
 
 /// Group normalisation with scale and shift per channel (arXiv:1803.08494).
 #[derive(Debug)]
@@ -22,7 +23,22 @@ pub fn group_norm(vs: &Path, groups: i64, channels: i64, eps: f64) -> GroupNorm 
 
 impl Module for GroupNorm {
     fn forward(&self, hidden: &Tensor) -> Tensor {
+        self.on_card(hidden, false).unwrap_or_else(|| self.by_libtorch(hidden))
+    }
+}
+
+impl GroupNorm {
+    fn by_libtorch(&self, hidden: &Tensor) -> Tensor {
         hidden.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+
+    /// With a kernel of our own, where there is one and no gradient is wanted.
+    fn on_card(&self, hidden: &Tensor, is_silu: bool) -> Option<Tensor> {
+        let is_learning = self.weight.requires_grad() || self.bias.requires_grad();
+        if is_wanted(hidden) || (is_learning && is_grad_enabled()) {
+            return None;
+        }
+        cuda::group_norm(hidden, [&self.weight, &self.bias], (self.groups, self.eps), is_silu)
     }
 }
 
@@ -66,7 +82,7 @@ impl GroupNorm {
         match is_wanted(hidden) {
             true if is_frozen && is_plain => self.silu_remade(hidden),
             true => hidden.apply(self).silu(),
-            false => in_place(hidden.apply(self)),
+            false => self.on_card(hidden, true).unwrap_or_else(|| in_place(self.by_libtorch(hidden))),
         }
     }
 

@@ -14,7 +14,7 @@ mod group_norm;
 use tch::Tensor;
 use tch::nn::{Module, Path};
 
-pub use conv::{Conv2d, conv2d, conv2d_strided, patch_conv2d};
+pub use conv::{Conv2d, conv2d, conv2d_strided, lay_out_for_drawing, patch_conv2d};
 pub use gated::geglu;
 pub use group_norm::{GroupMoments, GroupNorm, group_norm};
 

@@ -16,6 +16,7 @@ use ipa_adapter::Composition;
 use ipa_clip::{ClipTokenizer, TextConfig, TextTower};
 use ipa_core::CudaGraph;
 use ipa_core::device::{device_name, kind_name};
+use ipa_core::layers::lay_out_for_drawing;
 use ipa_core::noise::Draws;
 use ipa_core::read_config;
 use ipa_core::tch::{self, Device, Kind, Tensor};
@@ -95,10 +96,12 @@ impl Pipeline {
         let tokenizer_folder = files.tokenizer()?;
         let text = TextTower::load(&files.component(Component::TextEncoder)?, options)?;
         let unet = Unet::load_with_variables(&files.component(Component::Unet)?, options)?;
+        let unet_variables = unet.vs.variables();
+        lay_out_for_drawing(unet_variables.values());
         Ok(Self {
             tokenizer: ClipTokenizer::for_tower(&tokenizer_folder, text.config(), files.pad_token())?,
             text,
-            unet_variables: unet.vs.variables(),
+            unet_variables,
             unet: unet.model,
             vae: Vae::load(&files.component(Component::Vae)?, options)?,
             vae_f32: OnceCell::new(),

@@ -39,6 +39,7 @@ struct Functions {
   Words (*new_stream)(bool is_high_priority, int8_t device) = nullptr;
   Words (*current_stream)(int8_t device) = nullptr;
   void (*set_stream)(Words stream) = nullptr;
+  void* (*handle)(const Words* stream) = nullptr;
   bool are_there = false;
 
 #if defined(__linux__)
@@ -54,7 +55,8 @@ struct Functions {
                 find(torch, "_ZN2at4cuda9CUDAGraph4poolEv", pool) &&                                               //
                 find(c10, "_ZN3c104cuda17getStreamFromPoolEba", new_stream) &&                                     //
                 find(c10, "_ZN3c104cuda20getCurrentCUDAStreamEa", current_stream) &&                               //
-                find(c10, "_ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE", set_stream);
+                find(c10, "_ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE", set_stream) &&                   //
+                find(c10, "_ZNK3c104cuda10CUDAStream6streamEv", handle);
   }
 
   template <typename Function>
@@ -103,6 +105,19 @@ int guarded(Message message, Call call) {
 }  // namespace
 
 extern "C" {
+
+// What this thread's work on a card is told to, for CUDA's own interfaces; null, the usual one, if nothing is known of it.
+void* ipa_current_stream(int device) {
+  void* handle = nullptr;
+  char ignored[1];
+  if (functions().are_there) {
+    guarded(Message{ignored, 1}, [&] {
+      const Words stream = functions().current_stream(static_cast<int8_t>(device));
+      handle = functions().handle(&stream);
+    });
+  }
+  return handle;
+}
 
 // Null, with a message, if this libtorch has no CUDA graphs. What is recorded with another graph's memory in mind uses its
 // pool and its stream: blocks are not shared between streams.

@@ -30,13 +30,7 @@ struct Raw {
 unsafe extern "C" {
     fn ipa_graph_new(device: c_int, like: *const Raw, text: *mut c_char, capacity: usize) -> *mut Raw;
     fn ipa_graph_delete(graph: *mut Raw);
-    fn ipa_graph_begin(
-        graph: *mut Raw,
-        device: c_int,
-        like: *mut Raw,
-        text: *mut c_char,
-        capacity: usize,
-    ) -> c_int;
+    fn ipa_graph_begin(graph: *mut Raw, device: c_int, like: *mut Raw, text: *mut c_char, capacity: usize) -> c_int;
     fn ipa_graph_end(graph: *mut Raw, text: *mut c_char, capacity: usize) -> c_int;
     fn ipa_graph_replay(graph: *mut Raw, text: *mut c_char, capacity: usize) -> c_int;
 }
@@ -54,7 +48,11 @@ impl CudaGraph {
     ///
     /// # Errors
     /// [`CudaGraphError`] if this libtorch cannot, or `work` did what cannot be recorded.
-    pub fn capture<T>(device: usize, like: Option<&Self>, work: impl FnOnce() -> T) -> Result<(Self, T), CudaGraphError> {
+    pub fn capture<T>(
+        device: usize,
+        like: Option<&Self>,
+        work: impl FnOnce() -> T,
+    ) -> Result<(Self, T), CudaGraphError> {
         let number = device as c_int;
         let like = like.map_or(ptr::null_mut(), |like| like.raw.as_ptr());
         // SAFETY: `like` is null or a live graph; the message's buffer is as large as is said, here and below.
