@@ -1,6 +1,6 @@
 //! AdamW over plain tensors, with state that can be saved.
 
-use ipa_core::tch::{self, Tensor};
+use ipa_core::tch::{self, Device, Tensor};
 use ipa_core::{Checkpoint, WeightsError};
 
 use crate::gradients::{Gradients, flatten, views};
@@ -23,6 +23,9 @@ impl Default for AdamWConfig {
         Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 }
     }
 }
+
+/// Parameters that a CPU updates at a time: what is between the operations stays in its cache.
+const AT_ONCE: i64 = 1 << 18;
 
 /// The optimizer of one run.
 ///
@@ -85,8 +88,15 @@ impl AdamW {
     pub fn step(&mut self, learning_rate: f64) {
         let _no_grad = tch::no_grad_guard();
         let gradient = self.gradient().shallow_clone();
-        self.apply(&gradient, learning_rate);
-        self.gradients.clear();
+        self.step += 1;
+        let length = self.flat.size()[0];
+        let at_once = if gradient.device() == Device::Cpu { AT_ONCE } else { length };
+        for first in (0..length).step_by(at_once as usize) {
+            let part = |flat: &Tensor| flat.narrow(0, first, at_once.min(length - first));
+            let mut gradient = part(&gradient);
+            self.apply(&gradient, [&self.flat, &self.exp_avg, &self.exp_avg_sq].map(part), learning_rate);
+            let _ = gradient.zero_();
+        }
     }
 
     /// As [`AdamW::step`] with the gradient shortened to `max_norm` if it is longer; gives its norm before that.
@@ -101,18 +111,17 @@ impl AdamW {
         norm
     }
 
-    fn apply(&mut self, gradient: &Tensor, learning_rate: f64) {
+    fn apply(&self, gradient: &Tensor, [mut flat, mut exp_avg, mut exp_avg_sq]: [Tensor; 3], learning_rate: f64) {
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
-        self.step += 1;
         let bias1 = 1.0 - beta1.powf(self.step as f64);
         let bias2 = 1.0 - beta2.powf(self.step as f64);
-        let _ = self.flat.g_mul_scalar_(1.0 - learning_rate * weight_decay);
-        let _ = self.exp_avg.lerp_(gradient, 1.0 - beta1);
-        let _ = self.exp_avg_sq.g_mul_scalar_(beta2).g_add_(&gradient.square().g_mul_scalar_(1.0 - beta2));
-        let mut denominator = self.exp_avg_sq.sqrt();
+        let _ = flat.g_mul_scalar_(1.0 - learning_rate * weight_decay);
+        let _ = exp_avg.lerp_(gradient, 1.0 - beta1);
+        let _ = exp_avg_sq.g_mul_scalar_(beta2).g_add_(&gradient.square().g_mul_scalar_(1.0 - beta2));
+        let mut denominator = exp_avg_sq.sqrt();
         let _ = denominator.g_div_scalar_(bias2.sqrt()).g_add_scalar_(eps);
-        let mut update = &self.exp_avg / denominator;
-        let _ = self.flat.g_sub_(&update.g_mul_scalar_(learning_rate / bias1));
+        let mut update = &exp_avg / denominator;
+        let _ = flat.g_sub_(&update.g_mul_scalar_(learning_rate / bias1));
     }
 
     /// Everything but the parameters, for a checkpoint: `exp_avg.<name>`, `exp_avg_sq.<name>` and `step`.

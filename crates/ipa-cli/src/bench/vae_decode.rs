@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use clap::{Args, value_parser};
+use ipa_core::layers::lay_out_for_drawing;
 use ipa_core::noise::Draws;
 use ipa_core::tch::{self, Tensor};
 use ipa_sample::decode_each;
@@ -42,7 +43,8 @@ pub(super) fn run(args: &VaeDecodeArgs) -> Result<()> {
     let (device, kind) = options;
     let _no_grad = tch::no_grad_guard();
     let config = preset.vae()?;
-    let (vae, _vs) = random(options, |vs| Vae::new(vs, &config));
+    let (vae, vs) = random(options, |vs| Vae::new(vs, &config));
+    lay_out_for_drawing(vs.variables().values());
     let (channels, length, work) = match encode {
         true => (config.in_channels, side.pixels, config.encode_work((side.pixels, side.pixels))),
         false => (config.latent_channels, side.latents, config.decode_work((side.latents, side.latents))),

@@ -7,7 +7,9 @@ mod forward;
 #[cfg(target_arch = "x86_64")]
 mod own;
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
+
+use crate::autograd::{is_wanted, with_backward};
 
 /// `softmax(Q Kᵀ / √head_dim) V` with every key visible to every query (arXiv:1706.03762 Eq. 1).
 ///
@@ -19,7 +21,40 @@ pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
     if own::suits([query, key, value]) {
         return own::attention([query, key, value]);
     }
+    let is_plain = (query.device(), query.kind()) == (Device::Cpu, Kind::Float);
+    if is_plain && is_wanted(query) && !key.requires_grad() && !value.requires_grad() {
+        return remade(query, key, value);
+    }
     Tensor::scaled_dot_product_attention(query, key, value, None::<&Tensor>, 0.0, false, None, false)
+}
+
+/// The attention of queries to what has no gradient, as a caption's tokens: of few keys, what the way back reads of the
+/// result is sooner made again than kept.
+fn remade(query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
+    let attended = |[query, key, value]: [&Tensor; 3]| {
+        Tensor::internal_scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, false, None::<&Tensor>, None)
+    };
+    with_backward(query, |query| {
+        let [own, key, value] = [query, key, value].map(Tensor::shallow_clone);
+        let result = attended([&own, &key, &value]).0;
+        let backward = move |gradient: &Tensor| {
+            let (result, logsumexp) = attended([&own, &key, &value]);
+            let gradients = Tensor::internal_scaled_dot_product_flash_attention_for_cpu_backward(
+                gradient,
+                &own,
+                &key,
+                &value,
+                &result,
+                &logsumexp,
+                0.0,
+                false,
+                None::<&Tensor>,
+                None,
+            );
+            gradients.0
+        };
+        (result, backward)
+    })
 }
 
 /// [`attention`] where a query sees the keys up to its own position only, as text towers use it.
@@ -37,4 +72,24 @@ pub fn split_heads(hidden: &Tensor, heads: i64) -> Tensor {
 pub fn merge_heads(hidden: &Tensor) -> Tensor {
     let (batch, heads, tokens, head_dim) = hidden.size4().expect("heads are [batch, heads, tokens, head_dim]");
     hidden.transpose(1, 2).reshape([batch, tokens, heads * head_dim])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::Draws;
+
+    #[test]
+    fn to_what_has_no_gradient_the_way_back_is_the_same() {
+        let draw = |seed, shape: &[i64]| Draws::seeded(seed).normal(shape);
+        let (query, key, value) = (draw(0, &[2, 3, 40, 20]), draw(1, &[2, 3, 7, 20]), draw(2, &[2, 3, 7, 20]));
+        let way = |is_wanted: bool| {
+            let query = query.copy().set_requires_grad(true);
+            let key = key.copy().set_requires_grad(is_wanted);
+            let result = attention(&query, &key, &value);
+            (&result * draw(3, &result.size())).sum(None).backward();
+            (result.detach(), query.grad())
+        };
+        assert_eq!(way(false), way(true));
+    }
 }
