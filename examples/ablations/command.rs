@@ -16,6 +16,9 @@ use crate::results::{Machine, Results, Run, Settings};
 use crate::work::{self, Bench};
 use crate::{draw, page, plots, scenes, tables};
 
+/// Seeds of the page in this project's documentation.
+const SEEDS: u64 = 3;
+
 /// Trains, draws and judges adapters that differ in one thing each, on the pocket model; done runs are not done again.
 #[derive(Debug, Parser)]
 #[command(
@@ -28,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) arms: Vec<String>,
     /// Seeds of each arm, from 0
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = SEEDS, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub(crate) seeds: u64,
     /// Steps of each training [default: 600]
     #[arg(long, value_name = "N", conflicts_with = "short", value_parser = clap::value_parser!(u64).range(10..))]
@@ -46,7 +49,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["arms", "steps", "short", "jobs", "folder"])]
     pub(crate) from: Option<PathBuf>,
     /// Folder for ablations.md, ablations.json and images/ [default: docs of this checkout if all arms are run in full
-    /// length; otherwise `docs` beside the runs]
+    /// length from three seeds; otherwise `docs` beside the runs]
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -91,7 +94,7 @@ impl Args {
     }
 
     fn output(&self, folder: &Path) -> PathBuf {
-        let is_all = self.arms.is_empty() && self.steps.is_none() && !self.short;
+        let is_all = self.arms.is_empty() && self.steps.is_none() && !self.short && self.seeds >= SEEDS;
         let docs = || if is_all { checkout().join("docs") } else { folder.join("docs") };
         self.output.clone().unwrap_or_else(docs)
     }

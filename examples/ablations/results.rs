@@ -37,6 +37,8 @@ pub(crate) struct Run {
     pub(crate) arm: String,
     pub(crate) seed: u64,
     pub(crate) settings: Settings,
+    /// Digest of all that the numbers depend on beside the program: the arm's settings, the model, the scenes.
+    pub(crate) inputs: String,
     pub(crate) machine: Machine,
     /// How many numbers were trained.
     pub(crate) parameters: usize,

@@ -1,6 +1,7 @@
 //! One arm from one seed: trained, drawn, judged; what is done is kept and not done again.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::ops::ControlFlow;
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use image::{RgbImage, imageops};
 use ipa::clip::ClipModel;
 use ipa::core::noise::Draws;
-use ipa::formats::write_atomically;
+use ipa::formats::{sha256_file, sha256_text, write_atomically};
 use ipa::sample::AdapterSource;
 use ipa::tch::{self, Device, Kind};
 use ipa::train::{ADAPTER_FILE, Cache, Event, TrainError, latest_checkpoint};
@@ -55,8 +56,8 @@ impl Bench {
     /// # Errors
     /// If training, drawing or a file fails, or the folder is of a run of another size.
     pub(crate) fn run(&self, arm: &Arm, seed: u64) -> Result<Run> {
-        let folder = self.folder(arm, seed);
-        if let Some(run) = self.kept(&folder)? {
+        let (folder, inputs) = (self.folder(arm, seed), self.inputs(arm, seed)?);
+        if let Some(run) = self.kept(&folder, &inputs)? {
             return Ok(run);
         }
         fs::create_dir_all(&folder)?;
@@ -80,20 +81,39 @@ impl Bench {
             drawings.push(drawing);
         }
         let (settings, machine) = (self.settings.clone(), self.machine.clone());
-        let run = Run { arm: arm.name.to_owned(), seed, settings, machine, parameters, seconds_a_step, drawings };
+        let arm = arm.name.to_owned();
+        let run = Run { arm, seed, settings, inputs, machine, parameters, seconds_a_step, drawings };
         let text = serde_json::to_string(&run)?;
         write_atomically(&folder.join(MEASURED), |file| file.write_all(text.as_bytes()))?;
         Ok(run)
     }
 
-    fn kept(&self, folder: &Path) -> Result<Option<Run>> {
+    fn kept(&self, folder: &Path, inputs: &str) -> Result<Option<Run>> {
         let path = folder.join(MEASURED);
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let run: Run = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
-        match run.settings == self.settings {
+        match run.settings == self.settings && run.inputs == inputs {
             true => Ok(Some(run)),
-            false => bail!("{} is of another size: move it away, or name another folder", path.display()),
+            false => bail!(
+                "{} is of other settings, scenes or weights: move it away, or name another folder",
+                path.display()
+            ),
         }
+    }
+
+    fn inputs(&self, arm: &Arm, seed: u64) -> Result<String> {
+        let mut config = self.config(arm, seed)?;
+        config.data.cache_folder = None;
+        let mut text = format!("{:?}\n{}", arm.kind(), config.to_toml());
+        let mut parts = vec![self.data.clone()];
+        for part in fs::read_dir(&self.model)?.collect::<Result<Vec<_>, _>>()? {
+            parts.extend(fs::read_dir(part.path()).into_iter().flatten().flatten().map(|file| file.path()));
+        }
+        parts.sort();
+        for part in parts {
+            writeln!(text, "{}", sha256_file(&part)?)?;
+        }
+        Ok(sha256_text(&text))
     }
 
     /// Trains to the end, from where it was; gives the number of trained parameters, and the seconds of an undisturbed step.

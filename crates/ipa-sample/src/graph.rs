@@ -92,7 +92,7 @@ impl Drop for Recorder<'_> {
             Calls::Recorded(recording) => Some(recording.graph),
             Calls::Made | Calls::NotRecorded => None,
         });
-        if let Some(graph) = graphs.last() {
+        if let Some(graph) = graphs.reduce(|_, last| last) {
             self.last.replace(Some(graph));
         }
     }

@@ -32,7 +32,15 @@ pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
 /// result is sooner made again than kept.
 fn remade(query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
     let attended = |[query, key, value]: [&Tensor; 3]| {
-        Tensor::internal_scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, false, None::<&Tensor>, None)
+        Tensor::internal_scaled_dot_product_flash_attention_for_cpu(
+            query,
+            key,
+            value,
+            0.0,
+            false,
+            None::<&Tensor>,
+            None,
+        )
     };
     with_backward(query, |query| {
         let [own, key, value] = [query, key, value].map(Tensor::shallow_clone);
