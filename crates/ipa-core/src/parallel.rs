@@ -105,6 +105,11 @@ impl Shared<f32> {
 }
 
 impl<T> Shared<T> {
+    /// Of numbers that nothing else reads or writes meanwhile.
+    pub(crate) fn of(numbers: &mut [T]) -> Self {
+        Self { begin: numbers.as_mut_ptr(), len: numbers.len() }
+    }
+
     /// # Safety
     /// No two parts that live at the same time may overlap, and the tensor has to live as long.
     #[allow(clippy::mut_from_ref)]

@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use tch::nn::{Module, Path};
 use tch::{Device, Kind, Tensor};
 
-#[cfg(target_arch = "x86_64")]
-use super::few_positions;
 use super::{columns, declare};
+#[cfg(target_arch = "x86_64")]
+use super::{few_positions, few_tiles};
 use crate::autograd::{is_grad_enabled, is_wanted, with_backward};
 use crate::winograd::{self, Way};
 
@@ -119,14 +119,15 @@ impl Conv2d {
 
     #[cfg(target_arch = "x86_64")]
     fn by_few_positions(&self, hidden: &Tensor) -> Tensor {
-        let forward =
-            |hidden: &Tensor| few_positions::convolved(hidden, &self.weight, self.bias.as_ref(), Way::Forward);
+        let convolved =
+            if few_tiles::suits(hidden, &self.weight) { few_tiles::convolved } else { few_positions::convolved };
+        let forward = |hidden: &Tensor| convolved(hidden, &self.weight, self.bias.as_ref(), Way::Forward);
         if !is_wanted(hidden) {
             return forward(hidden);
         }
         with_backward(hidden, |hidden| {
             let weight = self.weight.shallow_clone();
-            (forward(hidden), move |gradient: &Tensor| few_positions::convolved(gradient, &weight, None, Way::Back))
+            (forward(hidden), move |gradient: &Tensor| convolved(gradient, &weight, None, Way::Back))
         })
     }
 
@@ -283,6 +284,20 @@ mod tests {
             let vs = VarStore::new(Device::Cpu);
             let conv = conv2d(&vs.root(), inputs, outputs, 3);
             let hidden = Draws::seeded(1).normal(&[batch, inputs, height, width]);
+            assert_is_libtorchs(&vs, &conv, &hidden);
+        }
+    }
+
+    #[test]
+    fn with_few_tiles_it_is_the_convolution_both_ways() {
+        // Channels that come out even with what is read and written at a time, and others.
+        for (batch, inputs, outputs, height, width) in
+            [(1, 256, 128, 16, 16), (2, 272, 144, 8, 8), (3, 304, 16, 16, 16), (1, 256, 272, 4, 32)]
+        {
+            let vs = VarStore::new(Device::Cpu);
+            let conv = conv2d(&vs.root(), inputs, outputs, 3);
+            let hidden = Draws::seeded(1).normal(&[batch, inputs, height, width]);
+            assert!(few_tiles::suits(&hidden, &conv.weight));
             assert_is_libtorchs(&vs, &conv, &hidden);
         }
     }

@@ -12,7 +12,7 @@ use crate::parallel::{Shared, floats, for_each, is_shared};
 use crate::winograd::Way;
 
 /// Numbers of a 3×3 kernel.
-const TAPS: usize = 9;
+pub(super) const TAPS: usize = 9;
 /// Channels whose windows lie in memory at a time.
 const CHANNELS: usize = 32;
 
@@ -168,16 +168,16 @@ impl Windows {
     }
 }
 
-type Wanted<'a> = (&'a [i32], __mmask16);
+pub(super) type Wanted<'a> = (&'a [i32], __mmask16);
 
-fn wanted(places: &[i32]) -> Wanted<'_> {
+pub(super) fn wanted(places: &[i32]) -> Wanted<'_> {
     let bit = |(lane, place): (usize, &i32)| __mmask16::from(*place >= 0) << lane;
     (places, places.iter().enumerate().map(bit).sum())
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn gathered(from: &[f32], (places, mask): Wanted<'_>) -> std::arch::x86_64::__m512 {
+pub(super) fn gathered(from: &[f32], (places, mask): Wanted<'_>) -> std::arch::x86_64::__m512 {
     assert!(places.len() == LANES);
     debug_assert!(places.iter().all(|place| *place < from.len() as i32));
     // SAFETY: 16 places lie there; those that the mask wants lie within the picture, as `Windows::new` made them.

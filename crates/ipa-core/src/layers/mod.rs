@@ -8,6 +8,8 @@ mod columns;
 mod conv;
 #[cfg(target_arch = "x86_64")]
 mod few_positions;
+#[cfg(target_arch = "x86_64")]
+mod few_tiles;
 mod gated;
 mod group_norm;
 

@@ -1,0 +1,347 @@
+//! Winograd's convolution of small pictures with weights that are transformed where they are read: both ways, on a processor
+//! with AVX-512.
+//!
+//! 3×3 convolutions by tiles of 2×2 (arXiv:1509.09308) take 16 products for 36. Of small pictures transformed weights take
+//! longer to write and read again than they save; here they are made of a few rows at a time, and stay in the cache.
+
+use std::arch::x86_64::{
+    __m512, __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_i32gather_ps, _mm512_loadu_epi32, _mm512_mul_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_sub_ps,
+};
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use super::few_positions::{TAPS, gathered, wanted};
+use crate::kernel::{LANES, Left, Line, PANEL, ROWS, add_product, zeros};
+use crate::parallel::{Shared, floats, for_each};
+use crate::winograd::Way;
+
+/// Numbers of a transformed tile or kernel.
+const NUMBERS: usize = 16;
+/// Channels that are read at a time.
+const CHANNELS: usize = 32;
+/// Rows whose sums lie in memory at a time.
+const AT_ONCE: usize = 128;
+
+/// Whether tiles fill the panels well enough, and channels come in whole vectors.
+pub(super) fn suits(hidden: &Tensor, weight: &Tensor) -> bool {
+    let (batch, _, height, width) = hidden.size4().unwrap_or_default();
+    let (outputs, inputs, ..) = weight.size4().unwrap_or_default();
+    let tiles = batch * height * width / 4;
+    let is_whole = [height, width].iter().all(|side| side % 2 == 0)
+        && [outputs, inputs].iter().all(|channels| channels % LANES as i64 == 0);
+    is_whole && tiles >= PANEL as i64 && tiles % PANEL as i64 == 0
+}
+
+/// As [`super::few_positions::convolved`].
+pub(super) fn convolved(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>, way: Way) -> Tensor {
+    let (hidden, weight) = (hidden.contiguous(), weight.contiguous());
+    let (batch, read, height, width) = hidden.size4().expect("pictures have four sizes");
+    let written = if way == Way::Forward { weight.size()[0] } else { weight.size()[1] };
+    let result = Tensor::empty([batch, written, height, width], (Kind::Float, Device::Cpu));
+    let [batch, read, written, height, width] = [batch, read, written, height, width].map(|size| size as usize);
+    let tiles = Tiles::new(floats(&hidden), [batch, read, height, width]);
+    let weights = Weights { numbers: floats(&weight), inputs: weight.size()[1] as usize, way };
+    let bias = bias.map(|bias| floats(&bias.contiguous()).to_vec());
+    let share = written.div_ceil(tch::get_num_threads().max(1) as usize).next_multiple_of(LANES);
+    let units: Vec<Range<usize>> = (0..written)
+        .step_by(share)
+        .flat_map(|first| {
+            let end = written.min(first + share);
+            (first..end).step_by(AT_ONCE).map(move |row| row..end.min(row + AT_ONCE))
+        })
+        .collect();
+    let to = Shared::new(&result);
+    // A unit is no thread's own, but there are as many for each.
+    for_each(units.len(), |unit| {
+        let rows = units[unit].clone();
+        let mut sums = vec![Line::ZERO; NUMBERS * tiles.panels * rows.len()];
+        // SAFETY: `few_positions::suits` asked for the feature.
+        unsafe { add_all(&tiles, weights, rows.clone(), &mut sums) };
+        for (index, row) in rows.clone().enumerate() {
+            let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
+            for panel in 0..tiles.panels {
+                let line = |number: usize| sums[(number * rows.len() + index) * tiles.panels + panel];
+                // SAFETY: as above.
+                let outputs = unsafe { untransformed(std::array::from_fn(line), bias) };
+                let size = (height, width);
+                // SAFETY: every unit writes the planes of its own rows.
+                unsafe {
+                    put(&outputs, panel * PANEL, size, |picture| {
+                        to.part((picture * written + row) * height * width, height * width)
+                    })
+                };
+            }
+        }
+    });
+    result
+}
+
+/// Writes the tiles from `first` on, which `outputs` has the four numbers of, into the planes that they lie in.
+fn put<'a>(outputs: &[Line; 4], first: usize, (height, width): (usize, usize), plane: impl Fn(usize) -> &'a mut [f32]) {
+    let (across, each) = (width / 2, height * width / 4);
+    let mut tile = first;
+    while tile < first + PANEL {
+        let plane = plane(tile / each);
+        let last = (tile / each + 1) * each;
+        for tile in tile..last.min(first + PANEL) {
+            let (y, x) = (tile % each / across * 2, tile % across * 2);
+            let lane = tile - first;
+            plane[y * width + x..][..2].copy_from_slice(&[outputs[0].0[lane], outputs[1].0[lane]]);
+            plane[(y + 1) * width + x..][..2].copy_from_slice(&[outputs[2].0[lane], outputs[3].0[lane]]);
+        }
+        tile = last;
+    }
+}
+
+/// Pictures as transformed tiles of 4×4, two apart.
+struct Tiles {
+    panels: usize,
+    channels: usize,
+    /// `[blocks of channels, numbers, panels, channels]`, as they are read.
+    lines: Vec<Line>,
+}
+
+impl Tiles {
+    fn new(from: &[f32], [batch, channels, height, width]: [usize; 4]) -> Self {
+        let plane = height * width;
+        let panels = batch * plane / 4 / PANEL;
+        let places = places([batch, channels, height, width]);
+        let mut lines = vec![Line::ZERO; NUMBERS * panels * channels.next_multiple_of(CHANNELS)];
+        let to = Shared::of(&mut lines);
+        for_each(channels.div_ceil(LANES), |block| {
+            for channel in block * LANES..channels.min((block + 1) * LANES) {
+                for panel in 0..panels {
+                    for half in 0..2 {
+                        let first = panel * PANEL + half * LANES;
+                        let place = |number: usize| &places[number * panels * PANEL + first..][..LANES];
+                        // SAFETY: the feature is there; places lie within the picture, or are none; every block has its
+                        // own channels.
+                        unsafe {
+                            let numbers = transformed_tile(&from[channel * plane..], place);
+                            for (number, vector) in numbers.into_iter().enumerate() {
+                                let line = to.part(place_of(number, panel, channel, panels), 1);
+                                store(&mut line[0], half, vector);
+                            }
+                        }
+                    }
+                }
+            }
+        });
+        Self { panels, channels, lines }
+    }
+
+    fn lines(&self, number: usize, panel: usize, channels: Range<usize>) -> &[Line] {
+        &self.lines[place_of(number, panel, channels.start, self.panels)..][..channels.len()]
+    }
+}
+
+fn place_of(number: usize, panel: usize, channel: usize, panels: usize) -> usize {
+    ((channel / CHANNELS * NUMBERS + number) * panels + panel) * CHANNELS + channel % CHANNELS
+}
+
+/// By number of a tile's 16 and tile: where it lies in the first channel; below 0 outside.
+fn places([batch, channels, height, width]: [usize; 4]) -> Vec<i32> {
+    let (across, each) = (width / 2, height * width / 4);
+    let place = |number: usize, tile: usize| {
+        let (picture, y, x) = (tile / each, tile % each / across * 2, tile % across * 2);
+        let (y, x) = ((y + number / 4) as i32 - 1, (x + number % 4) as i32 - 1);
+        match (0..height as i32).contains(&y) && (0..width as i32).contains(&x) {
+            true => (picture * channels * height * width) as i32 + y * width as i32 + x,
+            false => -1,
+        }
+    };
+    (0..NUMBERS).flat_map(|number| (0..batch * each).map(move |tile| place(number, tile))).collect()
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(line: &mut Line, half: usize, vector: __m512) {
+    // SAFETY: a line has two vectors.
+    unsafe { _mm512_store_ps(line.0.as_mut_ptr().add(half * LANES), vector) };
+}
+
+/// `Bᵀ d B` of 16 tiles.
+#[target_feature(enable = "avx512f")]
+fn transformed_tile<'a>(from: &[f32], place: impl Fn(usize) -> &'a [i32]) -> [__m512; NUMBERS] {
+    let along = |[a, b, c, d]: [__m512; 4]| {
+        [_mm512_sub_ps(a, c), _mm512_add_ps(b, c), _mm512_sub_ps(c, b), _mm512_sub_ps(b, d)]
+    };
+    let mut tile = [_mm512_setzero_ps(); NUMBERS];
+    for (number, vector) in tile.iter_mut().enumerate() {
+        *vector = gathered(from, wanted(place(number)));
+    }
+    both_ways(tile, along)
+}
+
+/// A one-dimensional transform along the columns, then along the rows.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn both_ways(tile: [__m512; NUMBERS], along: impl Fn([__m512; 4]) -> [__m512; 4]) -> [__m512; NUMBERS] {
+    let mut columns = tile;
+    for x in 0..4 {
+        let column = along(std::array::from_fn(|y| tile[4 * y + x]));
+        (0..4).for_each(|y| columns[4 * y + x] = column[y]);
+    }
+    let mut rows = columns;
+    for y in 0..4 {
+        let row = along(std::array::from_fn(|x| columns[4 * y + x]));
+        rows[4 * y..4 * y + 4].copy_from_slice(&row);
+    }
+    rows
+}
+
+/// `Aᵀ m A` of a panel, and the bias: the four numbers of every tile.
+#[target_feature(enable = "avx512f")]
+fn untransformed(sums: [Line; NUMBERS], bias: f32) -> [Line; 4] {
+    let along =
+        |[a, b, c, d]: [__m512; 4]| [_mm512_add_ps(_mm512_add_ps(a, b), c), _mm512_sub_ps(_mm512_sub_ps(b, c), d)];
+    let bias = _mm512_set1_ps(bias);
+    let mut outputs = [Line::ZERO; 4];
+    for half in 0..2 {
+        let sum = |number: usize| sums[number].vectors()[half];
+        let columns: [[__m512; 2]; 4] = std::array::from_fn(|x| along(std::array::from_fn(|y| sum(4 * y + x))));
+        for y in 0..2 {
+            let row = along(std::array::from_fn(|x| columns[x][y]));
+            for (x, number) in row.into_iter().enumerate() {
+                store(&mut outputs[2 * y + x], half, _mm512_add_ps(number, bias));
+            }
+        }
+    }
+    outputs
+}
+
+/// `[outputs, inputs, 3, 3]`.
+#[derive(Clone, Copy)]
+struct Weights<'a> {
+    numbers: &'a [f32],
+    inputs: usize,
+    way: Way,
+}
+
+/// Transformed weights of 16 rows, `[numbers, 16 rows, channels]`, or back `[numbers, channels, 16 rows]`.
+#[repr(align(64))]
+struct Block([f32; NUMBERS * LANES * CHANNELS]);
+
+impl Weights<'_> {
+    /// `G g Gᵀ` between the rows from `row` on and some channels.
+    #[target_feature(enable = "avx512f")]
+    fn transform(self, row: usize, channels: Range<usize>, to: &mut Block) {
+        let mut put = |output, input, place| {
+            for (number, vector) in transformed_kernel(self.kernels(output, input)).into_iter().enumerate() {
+                let place = number * LANES * CHANNELS + place;
+                // SAFETY: there is room for it, aligned as vectors are.
+                unsafe { _mm512_store_ps(to.0[place..][..LANES].as_mut_ptr(), vector) };
+            }
+        };
+        match self.way {
+            Way::Forward => {
+                for index in 0..LANES {
+                    for channel in channels.clone().step_by(LANES) {
+                        put(row + index, channel, index * CHANNELS + channel - channels.start);
+                    }
+                }
+            }
+            Way::Back => channels.enumerate().for_each(|(index, channel)| put(channel, row, index * LANES)),
+        }
+    }
+
+    /// Has a 16th of what [`Weights::transform`] reads fetched while others are computed with.
+    fn call(self, row: usize, channels: Range<usize>, part: usize) {
+        let (kernels, num, each) = match self.way {
+            Way::Forward => (row + part..row + part + 1, channels.start, channels.len()),
+            Way::Back => {
+                let share = channels.len().div_ceil(NUMBERS);
+                let first = channels.start + part * share;
+                (first..channels.end.min(first + share), row, LANES)
+            }
+        };
+        for output in kernels {
+            let begin = (output * self.inputs + num) * TAPS;
+            for place in (begin..begin + each * TAPS).step_by(LANES) {
+                if let Some(number) = self.numbers.get(place) {
+                    // SAFETY: nothing is read.
+                    unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(number).cast()) };
+                }
+            }
+        }
+    }
+
+    /// The nine numbers of the kernels between an output and 16 inputs, from the last to the first on the way back.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn kernels(self, output: usize, input: usize) -> [__m512; TAPS] {
+        const STEPS: [i32; LANES] = {
+            let mut steps = [0; LANES];
+            let mut lane = 0;
+            while lane < LANES {
+                steps[lane] = (lane * TAPS) as i32;
+                lane += 1;
+            }
+            steps
+        };
+        let numbers = &self.numbers[(output * self.inputs + input) * TAPS..][..LANES * TAPS];
+        let mut kernel = [_mm512_setzero_ps(); TAPS];
+        for (tap, vector) in kernel.iter_mut().enumerate() {
+            let tap = if self.way == Way::Forward { tap } else { TAPS - 1 - tap };
+            // SAFETY: 16 kernels lie there, one after another.
+            *vector = unsafe {
+                let steps: __m512i = _mm512_loadu_epi32(STEPS.as_ptr());
+                _mm512_i32gather_ps::<4>(steps, numbers.as_ptr().add(tap))
+            };
+        }
+        kernel
+    }
+
+    fn left(self, block: &Block, number: usize, part: usize) -> Left<'_> {
+        let numbers = &block.0[number * LANES * CHANNELS..][..LANES * CHANNELS];
+        match self.way {
+            Way::Forward => Left { numbers: &numbers[part * ROWS * CHANNELS..], row_step: CHANNELS, k_step: 1 },
+            Way::Back => Left { numbers: &numbers[part * ROWS..], row_step: 1, k_step: LANES },
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transformed_kernel(kernel: [__m512; TAPS]) -> [__m512; NUMBERS] {
+    let half = _mm512_set1_ps(0.5);
+    let along = |[a, b, c]: [__m512; 3]| {
+        let ends = _mm512_add_ps(a, c);
+        [a, _mm512_mul_ps(_mm512_add_ps(ends, b), half), _mm512_mul_ps(_mm512_sub_ps(ends, b), half), c]
+    };
+    let columns: [[__m512; 4]; 3] = std::array::from_fn(|x| along(std::array::from_fn(|y| kernel[3 * y + x])));
+    let mut numbers = [half; NUMBERS];
+    for y in 0..4 {
+        numbers[4 * y..4 * y + 4].copy_from_slice(&along(std::array::from_fn(|x| columns[x][y])));
+    }
+    numbers
+}
+
+/// All products of some rows, added to `[numbers, rows, panels]`.
+#[target_feature(enable = "avx512f")]
+fn add_all(tiles: &Tiles, weights: Weights<'_>, rows: Range<usize>, sums: &mut [Line]) {
+    let (panels, num_rows) = (tiles.panels, rows.len());
+    let mut block = Box::new(Block([0.0; NUMBERS * LANES * CHANNELS]));
+    for channel in (0..tiles.channels).step_by(CHANNELS) {
+        let channels = channel..tiles.channels.min(channel + CHANNELS);
+        for index in (0..num_rows).step_by(LANES) {
+            weights.transform(rows.start + index, channels.clone(), &mut block);
+            for number in 0..NUMBERS {
+                weights.call(rows.start + index + LANES, channels.clone(), number);
+                for part in 0..LANES / ROWS {
+                    let first = number * num_rows + index + part * ROWS;
+                    for panel in 0..panels {
+                        let mut found = zeros::<ROWS, 2>();
+                        let lines = tiles.lines(number, panel, channels.clone());
+                        add_product(&mut found, weights.left(&block, number, part), lines);
+                        for (row, found) in found.into_iter().enumerate() {
+                            sums[(first + row) * panels + panel].add(found);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
