@@ -88,7 +88,6 @@ fn made_up(arm: &str, clip_i: [[f64; 2]; 2]) -> impl Iterator<Item = results::Ru
         arm: arm.into(),
         seed,
         settings: settings.clone(),
-        inputs: String::new(),
         machine: machine.clone(),
         parameters: 1,
         seconds_a_step: 1.0,

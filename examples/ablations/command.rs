@@ -46,10 +46,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
     /// Make page and drawings of these numbers, without any run
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["arms", "steps", "short", "jobs", "folder"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arms", "seeds", "steps", "short", "jobs", "folder"])]
     pub(crate) from: Option<PathBuf>,
     /// Folder for ablations.md, ablations.json and images/ [default: docs of this checkout if all arms are run in full
-    /// length from three seeds; otherwise `docs` beside the runs]
+    /// length from three seeds; otherwise `docs` beside the runs, or beside FILE]
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -58,13 +58,7 @@ impl Args {
     fn settings(&self) -> Settings {
         match self.short {
             true => Settings { steps: 4, batch: 4, num_scenes: 8, num_references: 3, drawing_steps: 2 },
-            false => Settings {
-                steps: self.steps.unwrap_or(600),
-                batch: 32,
-                num_scenes: 4000,
-                num_references: 96,
-                drawing_steps: 25,
-            },
+            false => Settings { steps: self.steps.unwrap_or(Settings::FULL.steps), ..Settings::FULL },
         }
     }
 
@@ -93,10 +87,11 @@ impl Args {
             .collect())
     }
 
-    fn output(&self, folder: &Path) -> PathBuf {
-        let is_all = self.arms.is_empty() && self.steps.is_none() && !self.short && self.seeds >= SEEDS;
-        let docs = || if is_all { checkout().join("docs") } else { folder.join("docs") };
-        self.output.clone().unwrap_or_else(docs)
+    fn output(&self, folder: &Path, results: &Results) -> PathBuf {
+        let seeds = |arm: &Arm| results.of_arm(arm.name).count() as u64;
+        let is_whole = *results.settings() == Settings::FULL && arms::all().iter().all(|arm| seeds(arm) >= SEEDS);
+        let usual = || if is_whole { checkout().join("docs") } else { folder.join("docs") };
+        self.output.clone().unwrap_or_else(usual)
     }
 }
 
@@ -104,7 +99,8 @@ impl Args {
 /// If a run fails; those that are done are kept.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(file) = &args.from {
-        return write(&args.output(Path::new("")), &Results::read(file)?);
+        let results = Results::read(file)?;
+        return write(&args.output(file.parent().unwrap_or(Path::new("")), &results), &results);
     }
     let (settings, arms) = (args.settings(), args.arms()?);
     let folder = args.folder(&settings)?;
@@ -120,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         settings,
     };
     let results = Results::new(all_runs(&bench, &arms, args.seeds)?)?;
-    let output = args.output(&bench.folder);
+    let output = args.output(&bench.folder, &results);
     write(&output, &results)?;
     Ok(grid(&bench, &arms)?.save_with_format(output.join("images/ablations.webp"), ImageFormat::WebP)?)
 }

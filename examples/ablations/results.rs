@@ -22,6 +22,12 @@ pub(crate) struct Settings {
     pub(crate) drawing_steps: usize,
 }
 
+impl Settings {
+    /// Those of the page in this project's documentation.
+    pub(crate) const FULL: Self =
+        Self { steps: 600, batch: 32, num_scenes: 4000, num_references: 96, drawing_steps: 25 };
+}
+
 /// Where it was done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Machine {
@@ -37,8 +43,6 @@ pub(crate) struct Run {
     pub(crate) arm: String,
     pub(crate) seed: u64,
     pub(crate) settings: Settings,
-    /// Digest of all that the numbers depend on beside the program: the arm's settings, the model, the scenes.
-    pub(crate) inputs: String,
     pub(crate) machine: Machine,
     /// How many numbers were trained.
     pub(crate) parameters: usize,

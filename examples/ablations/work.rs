@@ -24,6 +24,7 @@ use crate::results::{Machine, Run, Settings};
 
 const OPTIONS: (Device, Kind) = (Device::Cpu, Kind::Float);
 const MEASURED: &str = "measured.json";
+const INPUTS: &str = "inputs.sha256";
 /// The first pictures drawn from references alone, side by side.
 pub(crate) const PICTURES: &str = "pictures.png";
 pub(crate) const NUM_SHOWN: usize = 8;
@@ -56,11 +57,11 @@ impl Bench {
     /// # Errors
     /// If training, drawing or a file fails, or the folder is of a run of another size.
     pub(crate) fn run(&self, arm: &Arm, seed: u64) -> Result<Run> {
-        let (folder, inputs) = (self.folder(arm, seed), self.inputs(arm, seed)?);
-        if let Some(run) = self.kept(&folder, &inputs)? {
+        let folder = self.folder(arm, seed);
+        self.claim(&folder, &self.inputs(arm, seed)?)?;
+        if let Some(run) = self.kept(&folder)? {
             return Ok(run);
         }
-        fs::create_dir_all(&folder)?;
         let (parameters, seconds_a_step) = match arm.how {
             How::TextOnly => (0, 0.0),
             How::Trained(_) | How::FromRandomKeys => self.train(arm, seed, &folder)?,
@@ -82,36 +83,49 @@ impl Bench {
         }
         let (settings, machine) = (self.settings.clone(), self.machine.clone());
         let arm = arm.name.to_owned();
-        let run = Run { arm, seed, settings, inputs, machine, parameters, seconds_a_step, drawings };
+        let run = Run { arm, seed, settings, machine, parameters, seconds_a_step, drawings };
         let text = serde_json::to_string(&run)?;
         write_atomically(&folder.join(MEASURED), |file| file.write_all(text.as_bytes()))?;
         Ok(run)
     }
 
-    fn kept(&self, folder: &Path, inputs: &str) -> Result<Option<Run>> {
+    fn kept(&self, folder: &Path) -> Result<Option<Run>> {
         let path = folder.join(MEASURED);
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let run: Run = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
-        match run.settings == self.settings && run.inputs == inputs {
+        match run.settings == self.settings {
             true => Ok(Some(run)),
-            false => bail!(
-                "{} is of other settings, scenes or weights: move it away, or name another folder",
-                path.display()
+            false => bail!("{} is of another size: move it away, or name another folder", path.display()),
+        }
+    }
+
+    /// Makes the folder of a run, or sees to it that what is there was made of the same.
+    fn claim(&self, folder: &Path, inputs: &str) -> Result<()> {
+        let path = folder.join(INPUTS);
+        match fs::read_to_string(&path) {
+            Ok(known) if known == inputs => Ok(()),
+            Err(_) if !folder.exists() => {
+                fs::create_dir_all(folder)?;
+                Ok(write_atomically(&path, |file| file.write_all(inputs.as_bytes()))?)
+            }
+            _ => bail!(
+                "{} holds a run of other settings, scenes or weights: move it away, or name another folder",
+                folder.display()
             ),
         }
     }
 
+    /// A digest of all that a run depends on beside the program: the arm's settings, the scenes, the model.
     fn inputs(&self, arm: &Arm, seed: u64) -> Result<String> {
         let mut config = self.config(arm, seed)?;
         config.data.cache_folder = None;
         let mut text = format!("{:?}\n{}", arm.kind(), config.to_toml());
-        let mut parts = vec![self.data.clone()];
-        for part in fs::read_dir(&self.model)?.collect::<Result<Vec<_>, _>>()? {
-            parts.extend(fs::read_dir(part.path()).into_iter().flatten().flatten().map(|file| file.path()));
-        }
-        parts.sort();
-        for part in parts {
-            writeln!(text, "{}", sha256_file(&part)?)?;
+        writeln!(text, "{}", sha256_file(&self.data)?)?;
+        for folder in sorted(&self.model)?.into_iter().filter(|part| part.is_dir()) {
+            for file in sorted(&folder)? {
+                let name = file.strip_prefix(&self.model)?.display();
+                writeln!(text, "{name} {}", sha256_file(&file)?)?;
+            }
         }
         Ok(sha256_text(&text))
     }
@@ -210,6 +224,12 @@ fn random_keys(models: &FrozenModels, dataset: &Dataset, config: &TrainConfig, f
     drop(draws);
     trainer.adapter().save(&path, Kind::Float, None)?;
     Ok(path)
+}
+
+fn sorted(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut paths = fs::read_dir(folder)?.map(|part| Ok(part?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
 }
 
 fn copy_files(source: &Path, target: &Path) -> std::io::Result<()> {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use ipa_core::device::{compute_capability, device_name, kind_name, load_cuda_backend, parse_device, parse_kind};
 use ipa_core::tch::{self, Device};
+use ipa_core::what_slows_drawing;
 use serde::Serialize;
 
 use crate::{model, output};
@@ -142,6 +143,9 @@ fn advice(libtorch: &Libtorch) -> Vec<String> {
              --cuda`; if they are there, the card's driver is too old for CUDA 13"
                 .to_owned(),
         );
+    }
+    if let Some(reason) = what_slows_drawing() {
+        advice.push(format!("drawing on the card is slower than it could be: {reason}"));
     }
     if !model::has_pocket() {
         advice.push("the pocket model is not in this program: build it with the feature `pocket`".to_owned());

@@ -34,7 +34,7 @@ mod work;
 pub use attention::{attention, causal_attention, merge_heads, split_heads};
 pub use checkpoint::{Checkpoint, WeightsError, save_tensors, save_variables};
 pub use component::{Component, Config, load_component, read_config, read_config_file, same_name};
-pub use cuda::{CudaGraph, CudaGraphError};
+pub use cuda::{CudaGraph, CudaGraphError, what_slows_drawing};
 pub use tch;
 pub use threads::ThreadLimit;
 pub use winograd::FewerProducts;

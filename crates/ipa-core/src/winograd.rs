@@ -54,13 +54,18 @@ pub(crate) fn suits(hidden: &Tensor, weight: &Tensor) -> bool {
     let outputs = weight.size()[0];
     // In training, weights are transformed at each call.
     let is_enough = if is_grad_enabled() { batch * height * width >= 1024 } else { height * width >= 256 };
-    ENABLED.get()
+    is_enabled()
         && hidden.device() == Device::Cpu
         && (hidden.kind(), weight.kind()) == (Kind::Float, Kind::Float)
         && batch > 0
         && inputs.min(outputs) >= 64
         && is_enough
         && is_shared()
+}
+
+/// Whether a [`FewerProducts`] lives on this thread.
+pub(crate) fn is_enabled() -> bool {
+    ENABLED.get()
 }
 
 /// The 16 matrices of weights `[outputs, inputs, 3, 3]`: `[16, outputs, inputs]`.

@@ -144,7 +144,7 @@ impl Model<'_> {
         };
         self.calls.push(UnetCall { rows: size[0], branch: None });
         let kind = CallKind { conditions: ptr::from_ref(conditions).addr(), factors: prompt.factors() };
-        recorder.predict(kind, (latents, timestep), |latents, timestep| {
+        recorder.predict((kind, part.done), (latents, timestep), |latents, timestep| {
             self.unet.forward(latents, timestep, &prompt.context(&conditions.context), &prompt)
         })
     }

@@ -19,17 +19,27 @@ pub(crate) struct CallKind {
 #[derive(Debug)]
 pub(crate) struct Recorder<'a> {
     device: usize,
-    /// The last graph of the request before, whose memory the next one takes over.
-    last: &'a RefCell<Option<CudaGraph>>,
-    kinds: Vec<(CallKind, Calls)>,
+    /// The last graph of the request before.
+    last: &'a RefCell<Option<Kept>>,
+    kinds: Vec<(CallKind, State)>,
 }
 
 #[derive(Debug)]
-enum Calls {
-    Made,
+enum State {
+    /// Made when so many of the calls, as a share, were behind.
+    Made {
+        done: f64,
+    },
     Recorded(Recording),
     /// This libtorch does not record, or not this.
     NotRecorded,
+}
+
+/// A graph that is not replayed any more, for the next one of its size to take over its memory.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    graph: CudaGraph,
+    size: Vec<i64>,
 }
 
 /// Tensors at the addresses that the graph reads and writes.
@@ -42,58 +52,63 @@ struct Recording {
 }
 
 impl<'a> Recorder<'a> {
-    /// `None` where there is no card.
-    pub(crate) fn new(device: Device, last: &'a RefCell<Option<CudaGraph>>) -> Option<Self> {
+    /// `None` where there is no card. Only the first one's calls are recorded: libtorch records on the card that is current for
+    /// CUDA, and the first is.
+    pub(crate) fn new(device: Device, last: &'a RefCell<Option<Kept>>) -> Option<Self> {
         match device {
-            Device::Cuda(device) => Some(Self { device, last, kinds: Vec::new() }),
+            Device::Cuda(device @ 0) => Some(Self { device, last, kinds: Vec::new() }),
             _ => None,
         }
     }
 
-    /// `call(latents, timestep)`. It has to do the same for every call of the kind, and read nothing else that changes.
+    /// `call(latents, timestep)` when `done` of the calls, as a share, are behind. It has to do the same for every call of the
+    /// kind, and read nothing else that changes.
     pub(crate) fn predict(
         &mut self,
-        kind: CallKind,
+        (kind, done): (CallKind, f64),
         (latents, timestep): (&Tensor, &Tensor),
         call: impl Fn(&Tensor, &Tensor) -> Tensor,
     ) -> Tensor {
         let Some(index) = self.kinds.iter().position(|(known, _)| *known == kind) else {
-            self.kinds.push((kind, Calls::Made));
+            self.kinds.push((kind, State::Made { done }));
             return call(latents, timestep);
         };
-        if matches!(self.kinds[index].1, Calls::Made) {
+        // Parts of one step are of a kind that may never come again, as under a course of strengths.
+        if matches!(self.kinds[index].1, State::Made { done: before } if before < done) {
             self.kinds[index].1 = self.record(latents, timestep, &call);
         }
         match &mut self.kinds[index].1 {
-            Calls::Recorded(recording) => {
+            State::Recorded(recording) => {
                 recording.replay(latents, timestep).unwrap_or_else(|| call(latents, timestep))
             }
-            Calls::Made | Calls::NotRecorded => call(latents, timestep),
+            State::Made { .. } | State::NotRecorded => call(latents, timestep),
         }
     }
 
-    fn record(&self, latents: &Tensor, timestep: &Tensor, call: impl Fn(&Tensor, &Tensor) -> Tensor) -> Calls {
-        let own = self.kinds.iter().find_map(|(_, calls)| match calls {
-            Calls::Recorded(recording) => Some(&recording.graph),
-            Calls::Made | Calls::NotRecorded => None,
+    fn record(&self, latents: &Tensor, timestep: &Tensor, call: impl Fn(&Tensor, &Tensor) -> Tensor) -> State {
+        let own = self.kinds.iter().find_map(|(_, state)| match state {
+            State::Recorded(recording) => Some(&recording.graph),
+            State::Made { .. } | State::NotRecorded => None,
         });
-        let last = self.last.borrow();
+        let mut last = self.last.borrow_mut();
+        last.take_if(|kept| kept.size != latents.size());
+        let like = own.or(last.as_ref().map(|kept| &kept.graph));
         let (latents, timestep) = (latents.copy(), timestep.copy());
-        match CudaGraph::capture(self.device, own.or(last.as_ref()), || call(&latents, &timestep)) {
-            Ok((graph, prediction)) => Calls::Recorded(Recording { graph, latents, timestep, prediction }),
-            Err(_) => Calls::NotRecorded,
+        match CudaGraph::capture(self.device, like, || call(&latents, &timestep)) {
+            Ok((graph, prediction)) => State::Recorded(Recording { graph, latents, timestep, prediction }),
+            Err(_) => State::NotRecorded,
         }
     }
 }
 
 impl Drop for Recorder<'_> {
     fn drop(&mut self) {
-        let graphs = self.kinds.drain(..).filter_map(|(_, calls)| match calls {
-            Calls::Recorded(recording) => Some(recording.graph),
-            Calls::Made | Calls::NotRecorded => None,
+        let recordings = self.kinds.drain(..).filter_map(|(_, state)| match state {
+            State::Recorded(recording) => Some(recording),
+            State::Made { .. } | State::NotRecorded => None,
         });
-        if let Some(graph) = graphs.reduce(|_, last| last) {
-            self.last.replace(Some(graph));
+        if let Some(Recording { graph, latents, .. }) = recordings.reduce(|_, last| last) {
+            self.last.replace(Some(Kept { graph, size: latents.size() }));
         }
     }
 }
@@ -102,7 +117,9 @@ impl Recording {
     fn replay(&mut self, latents: &Tensor, timestep: &Tensor) -> Option<Tensor> {
         self.latents.copy_(latents);
         self.timestep.copy_(timestep);
-        self.graph.replay().ok()?;
+        // SAFETY: the conditions, masks and weights that the call reads live as long as the request, and so longer than the
+        // recorder; the tensors are here; predictions are copied before another graph is replayed.
+        unsafe { self.graph.replay() }.ok()?;
         Some(self.prediction.copy())
     }
 }

@@ -29,8 +29,8 @@ const AT_ONCE: i64 = 1 << 18;
 
 /// The optimizer of one run.
 ///
-/// The variables are moved into one flat buffer, of which each becomes a view: a step is a dozen operations
-/// however many tensors a model has.
+/// The variables are moved into one flat buffer, of which each becomes a view: a step is a dozen operations however many
+/// tensors a model has; on a CPU, a dozen for every part.
 #[derive(Debug)]
 pub struct AdamW {
     names: Vec<String>,
@@ -86,11 +86,16 @@ impl AdamW {
 
     /// One update from the gradients that `backward` left, which are cleared.
     pub fn step(&mut self, learning_rate: f64) {
+        let at_once = if self.flat.device() == Device::Cpu { AT_ONCE } else { i64::MAX };
+        self.step_in_parts(learning_rate, at_once);
+    }
+
+    fn step_in_parts(&mut self, learning_rate: f64, at_once: i64) {
         let _no_grad = tch::no_grad_guard();
         let gradient = self.gradient().shallow_clone();
         self.step += 1;
         let length = self.flat.size()[0];
-        let at_once = if gradient.device() == Device::Cpu { AT_ONCE } else { length };
+        let at_once = at_once.min(length);
         for first in (0..length).step_by(at_once as usize) {
             let part = |flat: &Tensor| flat.narrow(0, first, at_once.min(length - first));
             let mut gradient = part(&gradient);
@@ -200,5 +205,33 @@ impl Ema {
             view.copy_(&checkpoint.tensor(&format!("{prefix}{name}"))?);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipa_core::noise::Draws;
+    use ipa_core::tch::Kind;
+
+    use super::*;
+
+    #[test]
+    fn parts_of_any_size_make_the_same_step() {
+        let stepped = |at_once: i64| {
+            let variable = |seed, length| Draws::seeded(seed).normal(&[length]).set_requires_grad(true);
+            let variables = [("a", variable(0, 5)), ("b", variable(1, 3))];
+            let named = variables.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.shallow_clone()));
+            let mut optimizer = AdamW::new(named, AdamWConfig::default());
+            for _ in 0..2 {
+                (variables[0].1.square().sum(Kind::Float) + variables[1].1.exp().sum(Kind::Float)).backward();
+                optimizer.step_in_parts(0.1, at_once);
+            }
+            assert_eq!(optimizer.gradient().abs().sum(Kind::Float).double_value(&[]), 0.0);
+            [&optimizer.flat, &optimizer.exp_avg, &optimizer.exp_avg_sq].map(Tensor::copy)
+        };
+        let whole = stepped(i64::MAX);
+        for at_once in [1, 3, 7, 8] {
+            assert_eq!(stepped(at_once), whole, "{at_once} at once");
+        }
     }
 }

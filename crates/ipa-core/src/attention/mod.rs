@@ -21,11 +21,19 @@ pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
     if own::suits([query, key, value]) {
         return own::attention([query, key, value]);
     }
-    let is_plain = (query.device(), query.kind()) == (Device::Cpu, Kind::Float);
-    if is_plain && is_wanted(query) && !key.requires_grad() && !value.requires_grad() {
+    if is_wanted(query) && is_for_remaking(query, key) && is_for_remaking(query, value) {
         return remade(query, key, value);
     }
     Tensor::scaled_dot_product_attention(query, key, value, None::<&Tensor>, 0.0, false, None, false)
+}
+
+/// Whether the kernel that [`remade`] calls takes these, as far as it does not ask itself, and no gradient of them is wanted.
+fn is_for_remaking(query: &Tensor, other: &Tensor) -> bool {
+    let is_plain = |tensor: &Tensor| {
+        (tensor.device(), tensor.kind(), tensor.dim()) == (Device::Cpu, Kind::Float, 4) && tensor.stride()[3] == 1
+    };
+    let are_alike = || query.size()[..2] == other.size()[..2] && query.size()[3] == other.size()[3];
+    !other.requires_grad() && is_plain(query) && is_plain(other) && are_alike()
 }
 
 /// The attention of queries to what has no gradient, as a caption's tokens: of few keys, what the way back reads of the

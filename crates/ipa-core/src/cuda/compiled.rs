@@ -6,6 +6,8 @@ use std::ptr;
 
 use libloading::Library;
 
+use super::graph::told;
+
 /// Of CUDA's two interfaces: anything but 0 is a failure.
 type Status = c_int;
 type Program = *mut c_void;
@@ -51,7 +53,7 @@ pub(super) struct Launch {
 
 // `shim.cpp`
 unsafe extern "C" {
-    fn ipa_current_stream(device: c_int) -> *mut c_void;
+    fn ipa_current_stream(device: c_int, handle: *mut *mut c_void, text: *mut c_char, capacity: usize) -> c_int;
 }
 
 impl Compiled {
@@ -96,11 +98,12 @@ impl Compiled {
         Launch { grid, block, shared }: Launch,
         arguments: &mut [*mut c_void],
     ) -> Result<(), String> {
-        // SAFETY: the caller's promise; the signature is the published one.
+        let mut stream = ptr::null_mut();
+        // SAFETY: the message's buffer is as large as is said.
+        told(|text, capacity| unsafe { ipa_current_stream(device as c_int, &raw mut stream, text, capacity) == 1 })?;
+        let ((x, y), (width, height), function) = (grid, block, self.functions[name]);
+        // SAFETY: the caller's promise.
         let status = unsafe {
-            let stream = ipa_current_stream(device as c_int);
-            let ((x, y), (width, height)) = (grid, block);
-            let function = self.functions[name];
             (self.start)(function, x, y, 1, width, height, 1, shared, stream, arguments.as_mut_ptr(), ptr::null_mut())
         };
         done(name, status)
@@ -121,10 +124,9 @@ pub(super) fn compiled(source: &str, options: &[String]) -> Result<Vec<u8>, Stri
     type Size = unsafe extern "C" fn(Program, *mut usize) -> Status;
     type Get = unsafe extern "C" fn(Program, *mut c_char) -> Status;
     type Destroy = unsafe extern "C" fn(*mut Program) -> Status;
-    let names = if cfg!(windows) { ["nvrtc64_130_0.dll"; 2] } else { ["libnvrtc.so.13", "libnvrtc.so"] };
     // SAFETY: the library only defines functions.
-    let library = names.into_iter().find_map(|name| unsafe { Library::new(name) }.ok());
-    let library = library.ok_or("there is no run-time compiler (libnvrtc)")?;
+    let library = unsafe { Library::new("libnvrtc.so.13") };
+    let library = library.map_err(|error| format!("there is no run-time compiler: {error}"))?;
     let source = CString::new(source).map_err(|error| error.to_string())?;
     let options: Vec<CString> = options.iter().filter_map(|option| CString::new(option.as_str()).ok()).collect();
     let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
@@ -160,7 +162,7 @@ pub(super) fn compiled(source: &str, options: &[String]) -> Result<Vec<u8>, Stri
 /// Stays loaded, as what was found in it is kept.
 fn driver() -> Result<&'static Library, String> {
     // SAFETY: the library only defines functions.
-    let library = unsafe { Library::new(if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" }) };
+    let library = unsafe { Library::new("libcuda.so.1") };
     library.map(|library| &*Box::leak(Box::new(library))).map_err(|error| error.to_string())
 }
 
@@ -183,6 +185,6 @@ mod tests {
     fn a_mistake_in_a_source_is_told() {
         let found = compiled("extern \"C\" __global__ void add(float* x) { *x += y; }", &[]);
         let message = found.expect_err("`y` is not declared");
-        assert!(message.contains("\"y\" is undefined") || message.contains("libnvrtc"), "{message}");
+        assert!(message.contains("\"y\" is undefined") || message.contains("no run-time compiler"), "{message}");
     }
 }

@@ -1,6 +1,7 @@
 //! Work on a card that is told once and done many times.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
 use tch::Cuda;
@@ -53,28 +54,53 @@ impl CudaGraph {
         like: Option<&Self>,
         work: impl FnOnce() -> T,
     ) -> Result<(Self, T), CudaGraphError> {
-        let number = device as c_int;
+        let graph = Self::new(device, like)?;
+        let (raw, number) = (graph.raw, device as c_int);
         let like = like.map_or(ptr::null_mut(), |like| like.raw.as_ptr());
-        // SAFETY: `like` is null or a live graph; the message's buffer is as large as is said, here and below.
-        let raw = told(|text, capacity| NonNull::new(unsafe { ipa_graph_new(number, like, text, capacity) }))?;
-        let graph = Self { raw };
         // What was told on the usual stream is done before anything on the graph's.
         Cuda::synchronize(device as i64);
         // SAFETY: as above.
-        told(|text, capacity| done(unsafe { ipa_graph_begin(raw.as_ptr(), number, like, text, capacity) }))?;
-        let recording = Recording { raw, is_ended: false };
-        let result = work();
-        recording.end()?;
+        done(|text, capacity| unsafe { ipa_graph_begin(raw.as_ptr(), number, like, text, capacity) })?;
+        let capture = Capture { raw, is_ended: false };
+        // What fails in recording, as for want of memory, can do without: the work may be done unrecorded still.
+        let result = catch_unwind(AssertUnwindSafe(work));
+        capture.end()?;
+        let result = result.map_err(|_| CudaGraphError("the work failed while it was recorded".to_owned()))?;
         Ok((graph, result))
+    }
+
+    /// Whether this libtorch can record at all.
+    ///
+    /// # Errors
+    /// [`CudaGraphError`] if not.
+    pub fn check(device: usize) -> Result<(), CudaGraphError> {
+        Self::new(device, None).map(drop)
+    }
+
+    /// Nothing is recorded yet.
+    fn new(device: usize, like: Option<&Self>) -> Result<Self, CudaGraphError> {
+        let like = like.map_or(ptr::null(), |like| like.raw.as_ptr().cast_const());
+        let mut raw = None;
+        told(|text, capacity| {
+            // SAFETY: `like` is null or a live graph; the message's buffer is as large as is said, here and below.
+            raw = NonNull::new(unsafe { ipa_graph_new(device as c_int, like, text, capacity) });
+            raw.is_some()
+        })
+        .map_err(CudaGraphError)?;
+        Ok(Self { raw: raw.expect("there is a graph or a message") })
     }
 
     /// Tells the card to do it all again.
     ///
+    /// # Safety
+    /// All that the recorded work read is still there, and so are the tensors that it returned; nothing is needed any more of
+    /// what a graph made `like` this one has left.
+    ///
     /// # Errors
     /// [`CudaGraphError`] if CUDA refuses.
-    pub fn replay(&self) -> Result<(), CudaGraphError> {
+    pub unsafe fn replay(&self) -> Result<(), CudaGraphError> {
         // SAFETY: the graph lives and was recorded to its end.
-        told(|text, capacity| done(unsafe { ipa_graph_replay(self.raw.as_ptr(), text, capacity) }))
+        done(|text, capacity| unsafe { ipa_graph_replay(self.raw.as_ptr(), text, capacity) })
     }
 }
 
@@ -86,20 +112,20 @@ impl Drop for CudaGraph {
 }
 
 /// Ends the recording also where the work panics.
-struct Recording {
+struct Capture {
     raw: NonNull<Raw>,
     is_ended: bool,
 }
 
-impl Recording {
+impl Capture {
     fn end(mut self) -> Result<(), CudaGraphError> {
         self.is_ended = true;
         // SAFETY: the graph is being recorded.
-        told(|text, capacity| done(unsafe { ipa_graph_end(self.raw.as_ptr(), text, capacity) }))
+        done(|text, capacity| unsafe { ipa_graph_end(self.raw.as_ptr(), text, capacity) })
     }
 }
 
-impl Drop for Recording {
+impl Drop for Capture {
     fn drop(&mut self) {
         if !self.is_ended {
             let mut ignored: [c_char; 1] = [0];
@@ -109,18 +135,20 @@ impl Drop for Recording {
     }
 }
 
-fn done(status: c_int) -> Option<()> {
-    (status == 1).then_some(())
+/// Whether `call`, which answers 1, succeeded; otherwise its message.
+fn done(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), CudaGraphError> {
+    told(|text, capacity| call(text, capacity) == 1).map_err(CudaGraphError)
 }
 
-/// What `call` gives, or the first line of the message that it writes.
-fn told<T>(call: impl FnOnce(*mut c_char, usize) -> Option<T>) -> Result<T, CudaGraphError> {
+/// The first line of the message that `call` writes, if it answers no.
+pub(super) fn told(call: impl FnOnce(*mut c_char, usize) -> bool) -> Result<(), String> {
     let mut text: [c_char; 1024] = [0; 1024];
-    call(text.as_mut_ptr(), text.len()).ok_or_else(|| {
-        // SAFETY: the buffer ends with a zero, whatever was written.
-        let text = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned();
-        CudaGraphError(text.lines().next().unwrap_or_default().to_owned())
-    })
+    if call(text.as_mut_ptr(), text.len()) {
+        return Ok(());
+    }
+    // SAFETY: the buffer ends with a zero, whatever was written.
+    let text = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy();
+    Err(text.lines().next().unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]
@@ -130,7 +158,7 @@ mod tests {
     #[test]
     fn without_a_card_there_is_an_error_and_no_work() {
         if tch::Cuda::is_available() {
-            return; // a card records: `a_graph_does_the_same_again`
+            return; // a card records: `a_graph_does_the_same_again` in kernels.rs
         }
         let error = CudaGraph::capture(0, None, || panic!("called")).map(|(_, never): (_, ())| never);
         assert!(error.expect_err("no card").to_string().contains("no CUDA graph"));

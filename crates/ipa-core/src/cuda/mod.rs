@@ -5,4 +5,5 @@ mod graph;
 mod kernels;
 
 pub use graph::{CudaGraph, CudaGraphError};
-pub(crate) use kernels::{geglu, group_norm};
+pub use kernels::what_slows_drawing;
+pub(crate) use kernels::{geglu, group_norm, is_half_on_card};

@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #endif
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -72,8 +73,15 @@ const Functions& functions() {
   return found;
 }
 
+constexpr char kNotThere[] = "this libtorch has no CUDA graphs, or they are another version's";
+
+// Where a recording could not be ended, libtorch's allocator goes on asking the graph where memory is to come from: that graph
+// has to stay, and there are to be no more.
+std::atomic<bool> is_broken{false};
+
 struct Graph {
   Storage storage;
+  bool is_broken;
   Words stream;  // work is recorded on
   Words before;  // current until then
 };
@@ -106,17 +114,17 @@ int guarded(Message message, Call call) {
 
 extern "C" {
 
-// What this thread's work on a card is told to, for CUDA's own interfaces; null, the usual one, if nothing is known of it.
-void* ipa_current_stream(int device) {
-  void* handle = nullptr;
-  char ignored[1];
-  if (functions().are_there) {
-    guarded(Message{ignored, 1}, [&] {
-      const Words stream = functions().current_stream(static_cast<int8_t>(device));
-      handle = functions().handle(&stream);
-    });
+// What this thread's work on a card is told to, for CUDA's own interfaces.
+int ipa_current_stream(int device, void** handle, char* text, size_t capacity) {
+  const Message message{text, capacity};
+  if (!functions().are_there) {
+    message.set(kNotThere);
+    return 0;
   }
-  return handle;
+  return guarded(message, [&] {
+    const Words stream = functions().current_stream(static_cast<int8_t>(device));
+    *handle = functions().handle(&stream);
+  });
 }
 
 // Null, with a message, if this libtorch has no CUDA graphs. What is recorded with another graph's memory in mind uses its
@@ -124,7 +132,11 @@ void* ipa_current_stream(int device) {
 Graph* ipa_graph_new(int device, const Graph* like, char* text, size_t capacity) {
   const Message message{text, capacity};
   if (!functions().are_there) {
-    message.set("this libtorch has no CUDA graphs, or they are another version's");
+    message.set(kNotThere);
+    return nullptr;
+  }
+  if (is_broken) {
+    message.set("a recording failed in this process before");
     return nullptr;
   }
   Graph* graph = new (std::nothrow) Graph{};
@@ -144,6 +156,9 @@ Graph* ipa_graph_new(int device, const Graph* like, char* text, size_t capacity)
 }
 
 void ipa_graph_delete(Graph* graph) {
+  if (graph->is_broken) {
+    return;
+  }
   char ignored[1];
   guarded(Message{ignored, 1}, [&] { functions().destroy(&graph->storage); });
   delete graph;
@@ -166,6 +181,10 @@ int ipa_graph_begin(Graph* graph, int device, Graph* like, char* text, size_t ca
 
 int ipa_graph_end(Graph* graph, char* text, size_t capacity) {
   const int ended = guarded(Message{text, capacity}, [&] { functions().end(&graph->storage); });
+  if (ended == 0) {
+    graph->is_broken = true;
+    is_broken = true;
+  }
   char ignored[1];
   guarded(Message{ignored, 1}, [&] { functions().set_stream(graph->before); });
   return ended;

@@ -9,6 +9,7 @@ use super::{columns, declare};
 #[cfg(target_arch = "x86_64")]
 use super::{few_positions, few_tiles};
 use crate::autograd::{is_grad_enabled, is_wanted, with_backward};
+use crate::cuda::is_half_on_card;
 use crate::winograd::{self, Way};
 
 /// Two-dimensional convolution with bias.
@@ -58,10 +59,6 @@ pub fn lay_out_for_drawing<'a>(variables: impl IntoIterator<Item = &'a Tensor>) 
             variable.shallow_clone().set_data(&last);
         }
     }
-}
-
-fn is_half_on_card(tensor: &Tensor) -> bool {
-    matches!((tensor.device(), tensor.kind()), (Device::Cuda(_), Kind::Half | Kind::BFloat16))
 }
 
 impl Module for Conv2d {
@@ -234,6 +231,7 @@ mod tests {
     use tch::nn::VarStore;
 
     use super::*;
+    use crate::FewerProducts;
     use crate::noise::Draws;
 
     fn filled(vs: &VarStore) {
@@ -297,6 +295,8 @@ mod tests {
             let vs = VarStore::new(Device::Cpu);
             let conv = conv2d(&vs.root(), inputs, outputs, 3);
             let hidden = Draws::seeded(1).normal(&[batch, inputs, height, width]);
+            assert!(!few_tiles::suits(&hidden, &conv.weight));
+            let _fewer = FewerProducts::new();
             assert!(few_tiles::suits(&hidden, &conv.weight));
             assert_is_libtorchs(&vs, &conv, &hidden);
         }

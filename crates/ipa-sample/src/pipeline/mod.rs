@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use ipa_adapter::Composition;
 use ipa_clip::{ClipTokenizer, TextConfig, TextTower};
-use ipa_core::CudaGraph;
 use ipa_core::device::{device_name, kind_name};
 use ipa_core::layers::lay_out_for_drawing;
 use ipa_core::noise::Draws;
@@ -26,7 +25,7 @@ use ipa_vae::Vae;
 
 pub use crate::denoise::Extras;
 use crate::denoise::{Conditions, Denoiser};
-use crate::graph::Recorder;
+use crate::graph::{Kept, Recorder};
 use crate::image_prompt::Prepared;
 use crate::pictures::{Pictures, init_size};
 use crate::prompt::Prompts;
@@ -59,7 +58,7 @@ pub struct Pipeline {
     task: ModelTask,
     options: (Device, Kind),
     is_recording: bool,
-    last_graph: RefCell<Option<CudaGraph>>,
+    last_graph: RefCell<Option<Kept>>,
 }
 
 /// What a request became.
@@ -120,7 +119,7 @@ impl Pipeline {
     /// of every step; they are unless this says otherwise. Numbers are the same; some memory stays with the pipeline.
     #[must_use]
     pub fn with_cuda_graphs(self, are_wanted: bool) -> Self {
-        Self { is_recording: are_wanted, ..self }
+        Self { is_recording: are_wanted, last_graph: RefCell::default(), ..self }
     }
 
     /// Whether a model can carry out a request, as far as its files tell without the weights: its
@@ -260,9 +259,11 @@ impl Pipeline {
                 return Err(PipelineError::Interrupted { step });
             }
         }
+        let calls = denoiser.into_calls(); // and what it holds of a card's memory is there for decoding
+        drop(patched);
         let Decoded { pictures, .. } = self.decode(&latents, request.vae_tiling)?;
         let reference_tokens = prepared.iter().map(Prepared::reference_tokens).collect();
-        let (calls, vae_in_f32) = (denoiser.into_calls(), self.vae_f32.get().is_some());
+        let vae_in_f32 = self.vae_f32.get().is_some();
         Ok(Generated { latents, pictures, vae_in_f32, reference_tokens, calls })
     }
 
