@@ -201,8 +201,7 @@ impl Conv2d {
 
     /// A 1×1 convolution of features with channels last, which are tokens already.
     fn linear(&self, tokens: &Tensor) -> Tensor {
-        let (outputs, inputs, ..) = self.weight.size4().expect("a convolution's weights have four sizes");
-        tokens.linear(&self.weight.view([outputs, inputs]), self.bias.as_ref())
+        tokens.linear(&self.matrix(1).squeeze_dim(0), self.bias.as_ref())
     }
 
     /// Whether gradients of what is read are wanted on a CPU, and none of the weights.
