@@ -12,6 +12,8 @@ use crate::autograd::{is_grad_enabled, is_wanted, with_backward};
 use crate::cuda::is_half_on_card;
 use crate::winograd::{self, Way};
 
+mod pointwise;
+
 /// Two-dimensional convolution with bias.
 #[derive(Debug)]
 pub struct Conv2d {
@@ -139,101 +141,17 @@ impl Conv2d {
             (columns::convolved(hidden, &self.weight, self.bias.as_ref(), window), backward)
         })
     }
-
-    /// A 1×1 convolution is a matrix product, whose way back keeps nothing where the matrix is frozen.
-    fn by_matrix(&self, hidden: &Tensor) -> Tensor {
-        let (batch, inputs, height, width) = hidden.size4().expect("pictures have four sizes");
-        let columns = hidden.reshape([batch, inputs, height * width]);
-        self.columns(&columns).view([batch, -1, height, width])
-    }
-
-    /// A 1×1 convolution from features to tokens, without laying either out anew, nor their gradients.
-    ///
-    /// # Shapes
-    /// - `features`: `[batch, inputs, h, w]`; result: `[batch, h · w, outputs]`
-    ///
-    /// # Panics
-    /// If the kernel is larger.
-    pub fn to_tokens(&self, features: &Tensor) -> Tensor {
-        if is_half_on_card(features) && features.permute([0, 2, 3, 1]).is_contiguous() {
-            return self.linear(&features.flatten(2, 3).transpose(1, 2));
-        }
-        let forward = |features: &Tensor| {
-            let tokens = features.flatten(2, 3).transpose(1, 2);
-            let matrix = self.matrix(tokens.size()[0]).transpose(1, 2);
-            match &self.bias {
-                Some(bias) => bias.view([1, 1, -1]).baddbmm(&tokens, &matrix, 1, 1),
-                None => tokens.bmm(&matrix),
-            }
-        };
-        if !self.is_walked_back(features) {
-            return forward(features);
-        }
-        with_backward(features, |features| {
-            let (size, matrix) = (features.size(), self.matrix(features.size()[0]).transpose(1, 2));
-            let backward = move |gradient: &Tensor| matrix.bmm(&gradient.transpose(1, 2)).view(size.as_slice());
-            (forward(features), backward)
-        })
-    }
-
-    /// A 1×1 convolution from tokens to features, as [`Conv2d::to_tokens`].
-    ///
-    /// # Shapes
-    /// - `tokens`: `[batch, h · w, inputs]`; result: `size`, `[batch, outputs, h, w]`
-    ///
-    /// # Panics
-    /// If the kernel is larger, or the sizes do not fit.
-    pub fn to_features(&self, tokens: &Tensor, size: &[i64]) -> Tensor {
-        let is_last = is_half_on_card(tokens) && !is_wanted(tokens);
-        if let (true, &[batch, outputs, height, width]) = (is_last, size) {
-            return self.linear(tokens).view([batch, height, width, outputs]).permute([0, 3, 1, 2]);
-        }
-        let forward = |tokens: &Tensor| self.columns(&tokens.transpose(1, 2)).view(size);
-        if !self.is_walked_back(tokens) {
-            return forward(tokens);
-        }
-        with_backward(tokens, |tokens| {
-            let matrix = self.matrix(tokens.size()[0]);
-            let backward = move |gradient: &Tensor| gradient.flatten(2, 3).transpose(1, 2).bmm(&matrix);
-            (forward(tokens), backward)
-        })
-    }
-
-    /// A 1×1 convolution of features with channels last, which are tokens already.
-    fn linear(&self, tokens: &Tensor) -> Tensor {
-        tokens.linear(&self.matrix(1).squeeze_dim(0), self.bias.as_ref())
-    }
-
-    /// Whether gradients of what is read are wanted on a CPU, and none of the weights.
-    fn is_walked_back(&self, hidden: &Tensor) -> bool {
-        is_wanted(hidden) && hidden.device() == Device::Cpu && !self.weight.requires_grad()
-    }
-
-    /// `[batch, inputs, n]` → `[batch, outputs, n]`.
-    fn columns(&self, columns: &Tensor) -> Tensor {
-        let matrix = self.matrix(columns.size()[0]);
-        match &self.bias {
-            Some(bias) => bias.view([1, -1, 1]).baddbmm(&matrix, columns, 1, 1),
-            None => matrix.bmm(columns),
-        }
-    }
-
-    /// The weights of a 1×1 kernel, `[batch, outputs, inputs]`.
-    fn matrix(&self, batch: i64) -> Tensor {
-        let (outputs, inputs, ..) = self.weight.size4().expect("a convolution's weights have four sizes");
-        self.weight.view([1, outputs, inputs]).expand([batch, outputs, inputs], false)
-    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tch::nn::VarStore;
 
     use super::*;
     use crate::FewerProducts;
     use crate::noise::Draws;
 
-    fn filled(vs: &VarStore) {
+    pub(super) fn filled(vs: &VarStore) {
         for (name, mut variable) in vs.variables() {
             variable.set_data(&Draws::seeded(name.len() as u64).normal(&variable.size()));
         }
@@ -243,22 +161,30 @@ mod tests {
     fn both_ways(conv: &Conv2d, hidden: &Tensor) -> (Tensor, Tensor) {
         let hidden = hidden.copy().set_requires_grad(true);
         let result = hidden.apply(conv);
-        (&result * Draws::seeded(7).normal(&result.size())).sum(None).backward();
+        (&result * Draws::seeded(7).normal(&result.size()).to_kind(result.kind())).sum(None).backward();
         (result.detach(), hidden.grad())
     }
 
-    /// Asserts that frozen weights and weights that learn, which go through libtorch, do the same.
+    /// Asserts that it is libtorch's convolution in double precision.
     #[track_caller]
     fn assert_is_libtorchs(vs: &VarStore, conv: &Conv2d, hidden: &Tensor) {
         filled(vs);
         assert!(conv.is_mostly_weights(hidden));
         let found = both_ways(conv, hidden);
         let drawn = tch::no_grad(|| hidden.apply(conv));
-        let _ = vs.variables()["weight"].shallow_clone().requires_grad_(true);
-        let direct = both_ways(conv, hidden);
+        // With fewer products drawing may take other tiles than training.
+        assert!(winograd::is_enabled() || drawn == found.0, "drawing is not as training for {:?}", hidden.size());
+        let exact = Conv2d {
+            weight: conv.weight.to_kind(Kind::Double),
+            bias: conv.bias.as_ref().map(|bias| bias.to_kind(Kind::Double)),
+            transformed: OnceLock::new(),
+            ..*conv
+        };
+        let exact = both_ways(&exact, &hidden.to_kind(Kind::Double));
         let error = |a: &Tensor, b: &Tensor| ((a - b).abs().max() / b.abs().max()).double_value(&[]);
-        let errors = [(&found.0, &direct.0), (&found.1, &direct.1), (&drawn, &direct.0)].map(|(a, b)| error(a, b));
-        assert!(errors.iter().all(|error| *error < 1e-6), "{errors:?} for {:?}", hidden.size());
+        let errors = [(&found.0, &exact.0), (&found.1, &exact.1), (&drawn, &exact.0)].map(|(a, b)| error(a, b));
+        // libtorch's own sums of 2,304 products are 1.3e-6 off on some processors.
+        assert!(errors.iter().all(|error| *error < 2e-6), "{errors:?} for {:?}", hidden.size());
     }
 
     #[test]
@@ -299,30 +225,5 @@ mod tests {
             assert!(few_tiles::suits(&hidden, &conv.weight));
             assert_is_libtorchs(&vs, &conv, &hidden);
         }
-    }
-
-    #[test]
-    fn by_a_matrix_it_is_the_convolution() {
-        let vs = VarStore::new(Device::Cpu);
-        let conv = conv2d(&vs.root(), 5, 7, 1);
-        filled(&vs);
-        let hidden = Draws::seeded(1).normal(&[2, 5, 3, 4]);
-        let variables = vs.variables();
-        let direct = hidden.conv2d(&variables["weight"], Some(&variables["bias"]), [1, 1], [0, 0], [1, 1], 1);
-        let tokens = |features: &Tensor| features.flatten(2, 3).transpose(1, 2);
-        let is_near = |found: Tensor, expected: &Tensor| (found - expected).abs().max().double_value(&[]) < 1e-5;
-        assert!(is_near(hidden.apply(&conv), &direct));
-        assert!(is_near(conv.to_tokens(&hidden), &tokens(&direct)));
-        assert!(is_near(conv.to_features(&tokens(&hidden), &[2, 7, 3, 4]), &direct));
-        let gradient = |of: &dyn Fn(&Tensor) -> Tensor| {
-            let hidden = hidden.copy().set_requires_grad(true);
-            let result = of(&(&hidden * 2.0));
-            (result * Draws::seeded(7).normal(&[2, 7, 3, 4])).sum(None).backward();
-            hidden.grad()
-        };
-        let expected = gradient(&|hidden| hidden.apply(&conv));
-        let through = |hidden: &Tensor| conv.to_tokens(hidden).transpose(1, 2).view([2, 7, 3, 4]);
-        assert!(is_near(gradient(&through), &expected));
-        assert!(is_near(gradient(&|hidden| conv.to_features(&tokens(hidden), &[2, 7, 3, 4])), &expected));
     }
 }
