@@ -2,10 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::backward::{self, Seen};
+use super::backward::{self, Gradients, Seen};
 use super::forward::{self, Head};
 use crate::autograd::{is_wanted, with_backward};
-use crate::kernel::{PANEL, Rows, is_possible};
+use crate::kernel::{Instructions, Rows};
 use crate::parallel::{Shared, floats, for_each, is_shared};
 
 /// Whether queries, keys and values are of one size, on a processor that has what the kernels need, and libtorch's are slower:
@@ -22,21 +22,59 @@ pub(super) fn suits([query, key, value]: [&Tensor; 3]) -> bool {
         && key.size() == size
         && value.size() == size
         && is_shared()
-        && is_possible()
+        && Instructions::found().is_some()
 }
 
-/// [`super::attention`] of tensors that [`suits`].
+/// [`super::attention`] of tensors that [`suits`], if this processor has the instructions.
+///
+/// # Panics
+/// If it has not.
 pub(super) fn attention(parts: [&Tensor; 3]) -> Tensor {
+    attention_by(parts, Instructions::found().expect("`suits` asked for it"))
+}
+
+fn attention_by(parts: [&Tensor; 3], instructions: Instructions) -> Tensor {
     let packed = Tensor::stack(&parts, 0); // every head's rows together
     if !is_wanted(&packed) {
-        return Sizes::of(&packed).forward(&packed).0;
+        return Sizes::of(&packed).forward(&packed, instructions).0;
     }
     with_backward(&packed, |packed| {
         let (sizes, packed) = (Sizes::of(packed), packed.contiguous());
-        let (result, logs) = sizes.forward(&packed);
+        let (result, logs) = sizes.forward(&packed, instructions);
         let kept = result.shallow_clone();
-        (result, move |gradient: &Tensor| sizes.backward(&packed, &kept, &logs, gradient))
+        (result, move |gradient: &Tensor| sizes.backward(&packed, &kept, &logs, gradient, instructions))
     })
+}
+
+/// The kernels, compiled for each set of instructions: as many keys at a time as leave their sums in registers.
+mod compiled {
+    use std::arch::x86_64::{__m256, __m512};
+
+    use super::{Gradients, Head, Seen, backward, forward};
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn panel_avx512(head: Head<'_>, first: usize) -> (Vec<f32>, Vec<f32>) {
+        // SAFETY: compiled for them.
+        unsafe { forward::panel::<__m512, 8, 8>(head, first) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn panel_avx2(head: Head<'_>, first: usize) -> (Vec<f32>, Vec<f32>) {
+        // SAFETY: compiled for them.
+        unsafe { forward::panel::<__m256, 6, 4>(head, first) }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn gradients_avx512(head: Head<'_>, seen: Seen<'_>) -> Gradients {
+        // SAFETY: compiled for them.
+        unsafe { backward::gradients::<__m512, 8, 8>(head, seen) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn gradients_avx2(head: Head<'_>, seen: Seen<'_>) -> Gradients {
+        // SAFETY: compiled for them.
+        unsafe { backward::gradients::<__m256, 6, 4>(head, seen) }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,29 +123,41 @@ impl Sizes {
 
     /// The result, and `[batch · heads, tokens]` for the way back. Heads of a token lie together, as what comes next reads
     /// them.
-    fn forward(self, packed: &Tensor) -> (Tensor, Tensor) {
+    fn forward(self, packed: &Tensor, instructions: Instructions) -> (Tensor, Tensor) {
         let result = Tensor::empty(self.shape(), (Kind::Float, Device::Cpu));
         let logs = Tensor::empty([self.num() as i64, self.tokens as i64], (Kind::Float, Device::Cpu));
         let (from, to, to_logs) = (floats(packed), Shared::new(&result), Shared::new(&logs));
-        let panels = self.tokens.div_ceil(PANEL);
+        let panel_len = instructions.panel();
+        let panels = self.tokens.div_ceil(panel_len);
         for_each(self.num() * panels, |unit| {
-            let (index, first) = (unit / panels, unit % panels * PANEL);
-            // SAFETY: `suits` asked for the feature.
-            let (lines, sums) = unsafe { forward::panel(self.head(from, index), first) };
-            let count = PANEL.min(self.tokens - first);
-            for lane in 0..count {
+            let (index, first) = (unit / panels, unit % panels * panel_len);
+            let head = self.head(from, index);
+            // SAFETY: the processor has the instructions.
+            let (rows, sums) = unsafe {
+                match instructions {
+                    Instructions::Avx512 => compiled::panel_avx512(head, first),
+                    Instructions::Avx2 => compiled::panel_avx2(head, first),
+                }
+            };
+            for (token, row) in (first..).zip(rows.chunks_exact(self.dim)) {
                 // SAFETY: every unit writes rows and logarithms of its own.
-                let row = unsafe { to.part(self.place(index, first + lane), self.dim) };
-                row.iter_mut().zip(&lines).for_each(|(value, line)| *value = line.0[lane]);
+                unsafe { to.part(self.place(index, token), self.dim) }.copy_from_slice(row);
             }
             // SAFETY: as above.
-            unsafe { to_logs.part(index * self.tokens + first, count) }.copy_from_slice(&sums.0[..count]);
+            unsafe { to_logs.part(index * self.tokens + first, sums.len()) }.copy_from_slice(&sums);
         });
         (result.transpose(1, 2), logs)
     }
 
     /// The gradient of `packed`.
-    fn backward(self, packed: &Tensor, result: &Tensor, logs: &Tensor, gradient: &Tensor) -> Tensor {
+    fn backward(
+        self,
+        packed: &Tensor,
+        result: &Tensor,
+        logs: &Tensor,
+        gradient: &Tensor,
+        instructions: Instructions,
+    ) -> Tensor {
         let [result, gradient] = [result, gradient].map(|tensor| tensor.transpose(1, 2).contiguous());
         let shape = self.shape();
         let found = Tensor::empty([3, shape[0], shape[1], shape[2], shape[3]], (Kind::Float, Device::Cpu));
@@ -119,8 +169,14 @@ impl Sizes {
                 gradient: self.rows(gradient, index),
                 logs: &logs[index * self.tokens..][..self.tokens],
             };
-            // SAFETY: `suits` asked for the feature.
-            let gradients = unsafe { backward::gradients(self.head(from, index), seen) };
+            let head = self.head(from, index);
+            // SAFETY: the processor has the instructions.
+            let gradients = unsafe {
+                match instructions {
+                    Instructions::Avx512 => compiled::gradients_avx512(head, seen),
+                    Instructions::Avx2 => compiled::gradients_avx2(head, seen),
+                }
+            };
             for (part, rows) in [gradients.query, gradients.key, gradients.value].iter().enumerate() {
                 for (token, row) in rows.chunks_exact(self.dim).enumerate() {
                     let place = part * self.num() * self.tokens * self.dim + self.place(index, token);
@@ -137,11 +193,19 @@ impl Sizes {
 mod tests {
     use super::super::{merge_heads, split_heads};
     use super::*;
-    use crate::kernel::is_possible;
     use crate::noise::Draws;
 
+    /// All that this processor has; says what it has not.
+    fn by_all() -> Vec<Instructions> {
+        let found = Instructions::all_found();
+        if found.len() < 2 {
+            eprintln!("skipped in part: of AVX-512 and AVX2 this processor has {found:?}");
+        }
+        found
+    }
+
     /// Result and three gradients, as tokens' features.
-    fn both_ways(parts: &[Tensor; 3], kind: Kind, of: fn([&Tensor; 3]) -> Tensor) -> [Tensor; 4] {
+    fn both_ways(parts: &[Tensor; 3], kind: Kind, of: impl Fn([&Tensor; 3]) -> Tensor) -> [Tensor; 4] {
         let heads = parts[0].size()[2];
         let features = parts.each_ref().map(|part| part.flatten(2, 3).to_kind(kind).set_requires_grad(true));
         let [query, key, value] = features.each_ref().map(|part| split_heads(part, heads));
@@ -162,24 +226,22 @@ mod tests {
 
     #[test]
     fn it_is_the_formula_both_ways() {
-        if !is_possible() {
-            eprintln!("skipped: this processor has no AVX-512");
-            return;
-        }
         // Whole panels and blocks, and what is left of each; every number of vectors.
         for [batch, tokens, heads, dim] in
             [[1, 64, 2, 40], [2, 96, 1, 64], [1, 283, 3, 80], [1, 600, 2, 40], [1, 65, 1, 8], [1, 70, 2, 160]]
         {
             let parts = [1, 2, 3].map(|seed| Draws::seeded(seed).normal(&[batch, tokens, heads, dim]) * 2.0);
             let expected = both_ways(&parts, Kind::Double, exact);
-            let found = both_ways(&parts, Kind::Float, attention);
-            for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                let error = error(found, expected);
-                assert!(error < 1e-5, "{error} for part {index} of {tokens} tokens of {dim}");
+            for by in by_all() {
+                let found = both_ways(&parts, Kind::Float, |parts| attention_by(parts, by));
+                for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    let error = error(found, expected);
+                    assert!(error < 1e-5, "{error} for part {index} of {tokens} tokens of {dim}, {by:?}");
+                }
+                let [query, key, value] = parts.each_ref().map(|part| part.transpose(1, 2));
+                let alone = merge_heads(&tch::no_grad(|| attention_by([&query, &key, &value], by)));
+                assert_eq!(alone, found[0], "with and without gradients");
             }
-            let [query, key, value] = parts.each_ref().map(|part| part.transpose(1, 2));
-            let alone = merge_heads(&tch::no_grad(|| attention([&query, &key, &value])));
-            assert_eq!(alone, found[0], "with and without gradients");
         }
     }
 
@@ -187,7 +249,7 @@ mod tests {
     fn it_is_taken_where_it_is_faster_and_no_less_exact_there() {
         let of = |size: [i64; 4]| [1, 2, 3].map(|seed| Draws::seeded(seed).normal(&size));
         let parts = of([1, 2, 512, 40]);
-        assert_eq!(suits(parts.each_ref()), is_possible() && is_shared());
+        assert_eq!(suits(parts.each_ref()), Instructions::found().is_some() && is_shared());
         let libtorchs = |[query, key, value]: [&Tensor; 3]| {
             Tensor::scaled_dot_product_attention(query, key, value, None::<&Tensor>, 0.0, false, None, false)
         };
@@ -207,28 +269,25 @@ mod tests {
 
     #[test]
     fn far_scores_neither_overflow_nor_vanish() {
-        if !is_possible() {
-            eprintln!("skipped: this processor has no AVX-512");
-            return;
-        }
         let key = Draws::seeded(2).normal(&[1, 2, 128, 40]) * 100.0;
         for scale in [1.0, -30.0] {
             let query = Draws::seeded(1).normal(&[1, 2, 128, 40]) * scale;
             let exact = exact([&query, &key, &key].map(|part| part.to_kind(Kind::Double)).each_ref());
-            let found = attention([&query, &key, &key]);
-            assert!((found - exact).abs().max().double_value(&[]) < 0.05, "a two-thousandth of a key's deviation");
+            for by in by_all() {
+                let error = (attention_by([&query, &key, &key], by) - &exact).abs().max().double_value(&[]);
+                assert!(error < 0.05, "{error}, of keys that deviate by 100; {by:?}");
+            }
         }
     }
 
     #[test]
     fn what_is_no_number_stays_none() {
-        if !is_possible() {
-            eprintln!("skipped: this processor has no AVX-512");
-            return;
-        }
         let query = Draws::seeded(1).normal(&[1, 1, 64, 40]);
         let key = query.copy();
         let _ = key.narrow(2, 5, 1).fill_(f64::NAN);
-        assert!(bool::try_from(attention([&query, &key, &query]).isnan().all()).expect("a flag"));
+        for by in by_all() {
+            let found = attention_by([&query, &key, &query], by);
+            assert!(bool::try_from(found.isnan().all()).expect("a flag"), "{by:?}");
+        }
     }
 }

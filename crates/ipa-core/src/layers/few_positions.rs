@@ -2,14 +2,18 @@
 //! ways, on a processor with AVX-512.
 
 use std::arch::x86_64::{
-    __m512i, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_loadu_epi32, _mm512_mask_i32gather_ps, _mm512_setzero_ps,
+    __m512, __m512i, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_loadu_epi32, _mm512_mask_i32gather_ps,
+    _mm512_setzero_ps,
 };
 
 use tch::{Device, Kind, Tensor};
 
-use crate::kernel::{LANES, Left, Line, PANEL, ROWS, add_product, is_possible, zeros};
+use crate::kernel::{Instructions, LANES, Left, PANEL, ROWS, add_product};
 use crate::parallel::{Shared, floats, for_each, is_shared};
 use crate::winograd::Way;
+
+/// A number of each position of a panel.
+pub(super) type Line = crate::kernel::Line<__m512>;
 
 /// Numbers of a 3×3 kernel.
 pub(super) const TAPS: usize = 9;
@@ -19,7 +23,11 @@ const CHANNELS: usize = 32;
 /// Whether a 3×3 convolution, stride 1, padded by 1, can be computed so.
 pub(super) fn suits(weight: &Tensor) -> bool {
     let (outputs, inputs, height, width) = weight.size4().unwrap_or_default();
-    (height, width) == (3, 3) && outputs % ROWS as i64 == 0 && inputs % ROWS as i64 == 0 && is_shared() && is_possible()
+    (height, width) == (3, 3)
+        && outputs % ROWS as i64 == 0
+        && inputs % ROWS as i64 == 0
+        && is_shared()
+        && Instructions::found() == Some(Instructions::Avx512)
 }
 
 /// `hidden` `[batch, inputs, height, width]` by `weight` `[outputs, inputs, 3, 3]`, padded by 1; back, `[batch, outputs, height,
@@ -43,7 +51,7 @@ pub(super) fn convolved(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>,
         unsafe { add_all(&windows, from, weights, first, &mut sums) };
         for (row, lines) in (first..first + count).zip(sums.chunks_exact(windows.panels)) {
             let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
-            let numbers = lines.iter().flat_map(|line| line.0);
+            let numbers = Line::all_numbers(lines).iter();
             let mut numbers = numbers.map(|number| number + bias);
             for picture in 0..batch as usize {
                 // SAFETY: every unit writes the planes of its own rows.
@@ -70,7 +78,7 @@ fn add_all(windows: &Windows, from: &[f32], weights: Weights<'_>, first: usize, 
             weights.call(row + ROWS, channels.clone());
             for panel in 0..panels {
                 let lines = &lines[panel * CHANNELS * TAPS..][..len];
-                let mut found = zeros::<ROWS, 2>();
+                let mut found = [Line::ZERO; ROWS];
                 match weights.way {
                     Way::Forward => add_product(&mut found, weights.left(row, channel), lines),
                     Way::Back => {
@@ -80,7 +88,8 @@ fn add_all(windows: &Windows, from: &[f32], weights: Weights<'_>, first: usize, 
                     }
                 }
                 for (row, found) in found.into_iter().enumerate() {
-                    sums[row * panels + panel].add(found);
+                    let sum = &mut sums[row * panels + panel];
+                    *sum = sum.plus(found);
                 }
             }
         }
@@ -162,7 +171,7 @@ impl Windows {
             let (low, high) = (wanted(&places[..LANES]), wanted(&places[LANES..]));
             for (channel, lines) in channels.clone().zip(to.chunks_exact_mut(TAPS)) {
                 let from = &from[channel * self.plane..];
-                lines[tap].set([gathered(from, low), gathered(from, high)]);
+                lines[tap] = crate::kernel::Line([gathered(from, low), gathered(from, high)]);
             }
         }
     }
@@ -177,7 +186,7 @@ pub(super) fn wanted(places: &[i32]) -> Wanted<'_> {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn gathered(from: &[f32], (places, mask): Wanted<'_>) -> std::arch::x86_64::__m512 {
+pub(super) fn gathered(from: &[f32], (places, mask): Wanted<'_>) -> __m512 {
     assert!(places.len() == LANES);
     debug_assert!(places.iter().all(|place| *place < from.len() as i32));
     // SAFETY: 16 places lie there; those that the mask wants lie within the picture, as `Windows::new` made them.

@@ -6,15 +6,15 @@
 
 mod weights;
 
-use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_sub_ps};
+use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps};
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
 use weights::{Block, Weights};
 
-use super::few_positions::{gathered, wanted};
-use crate::kernel::{LANES, Line, PANEL, ROWS, add_product, zeros};
+use super::few_positions::{Line, gathered, wanted};
+use crate::kernel::{LANES, PANEL, ROWS, add_product};
 use crate::parallel::{Shared, floats, for_each};
 use crate::winograd::{self, Way};
 
@@ -88,8 +88,9 @@ fn put<'a>(outputs: &[Line; 4], first: usize, (height, width): (usize, usize), p
         for tile in tile..last.min(first + PANEL) {
             let (y, x) = (tile % each / across * 2, tile % across * 2);
             let lane = tile - first;
-            plane[y * width + x..][..2].copy_from_slice(&[outputs[0].0[lane], outputs[1].0[lane]]);
-            plane[(y + 1) * width + x..][..2].copy_from_slice(&[outputs[2].0[lane], outputs[3].0[lane]]);
+            plane[y * width + x..][..2].copy_from_slice(&[outputs[0].numbers()[lane], outputs[1].numbers()[lane]]);
+            plane[(y + 1) * width + x..][..2]
+                .copy_from_slice(&[outputs[2].numbers()[lane], outputs[3].numbers()[lane]]);
         }
         tile = last;
     }
@@ -122,7 +123,7 @@ impl Tiles {
                             let numbers = transformed_tile(&from[channel * plane..], place);
                             for (number, vector) in numbers.into_iter().enumerate() {
                                 let line = to.part(place_of(number, panel, channel, panels), 1);
-                                store(&mut line[0], half, vector);
+                                line[0].0[half] = vector;
                             }
                         }
                     }
@@ -153,13 +154,6 @@ fn places([batch, channels, height, width]: [usize; 4]) -> Vec<i32> {
         }
     };
     (0..NUMBERS).flat_map(|number| (0..batch * each).map(move |tile| place(number, tile))).collect()
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store(line: &mut Line, half: usize, vector: __m512) {
-    // SAFETY: a line has two vectors.
-    unsafe { _mm512_store_ps(line.0.as_mut_ptr().add(half * LANES), vector) };
 }
 
 /// `Bᵀ d B` of 16 tiles.
@@ -200,12 +194,12 @@ fn untransformed(sums: [Line; NUMBERS], bias: f32) -> [Line; 4] {
     let bias = _mm512_set1_ps(bias);
     let mut outputs = [Line::ZERO; 4];
     for half in 0..2 {
-        let sum = |number: usize| sums[number].vectors()[half];
+        let sum = |number: usize| sums[number].0[half];
         let columns: [[__m512; 2]; 4] = std::array::from_fn(|x| along(std::array::from_fn(|y| sum(4 * y + x))));
         for y in 0..2 {
             let row = along(std::array::from_fn(|x| columns[x][y]));
             for (x, number) in row.into_iter().enumerate() {
-                store(&mut outputs[2 * y + x], half, _mm512_add_ps(number, bias));
+                outputs[2 * y + x].0[half] = _mm512_add_ps(number, bias);
             }
         }
     }
@@ -226,11 +220,12 @@ fn add_all(tiles: &Tiles, weights: Weights<'_>, rows: Range<usize>, sums: &mut [
                 for part in 0..LANES / ROWS {
                     let first = number * num_rows + index + part * ROWS;
                     for panel in 0..panels {
-                        let mut found = zeros::<ROWS, 2>();
+                        let mut found = [Line::ZERO; ROWS];
                         let lines = tiles.lines(number, panel, channels.clone());
                         add_product(&mut found, weights.left(&block, number, part), lines);
                         for (row, found) in found.into_iter().enumerate() {
-                            sums[(first + row) * panels + panel].add(found);
+                            let sum = &mut sums[(first + row) * panels + panel];
+                            *sum = sum.plus(found);
                         }
                     }
                 }
