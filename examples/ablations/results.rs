@@ -25,7 +25,7 @@ pub(crate) struct Settings {
 impl Settings {
     /// Those of the page in this project's documentation.
     pub(crate) const FULL: Self =
-        Self { steps: 600, batch: 32, num_scenes: 4000, num_references: 96, drawing_steps: 25 };
+        Self { steps: 600, batch: 16, num_scenes: 4000, num_references: 64, drawing_steps: 25 };
 }
 
 /// Where it was done.
@@ -42,6 +42,8 @@ pub(crate) struct Machine {
 pub(crate) struct Run {
     pub(crate) arm: String,
     pub(crate) seed: u64,
+    /// Digest of the settings, scenes and weights that it was made of.
+    pub(crate) inputs: String,
     pub(crate) settings: Settings,
     pub(crate) machine: Machine,
     /// How many numbers were trained.
