@@ -1,11 +1,13 @@
 //! Self-attention by kernels of our own, both ways; [`super::attention`] takes them where they are faster.
 
+use std::arch::x86_64::{__m256, __m512};
+
 use tch::{Device, Kind, Tensor};
 
-use super::backward::{self, Gradients, Seen};
+use super::backward::{self, Seen};
 use super::forward::{self, Head};
 use crate::autograd::{is_wanted, with_backward};
-use crate::kernel::{Instructions, Rows};
+use crate::kernel::{Instructions, Rows, Vector as _};
 use crate::parallel::{Shared, floats, for_each, is_shared};
 
 /// Whether queries, keys and values are of one size, on a processor that has what the kernels need, and libtorch's are slower:
@@ -44,37 +46,6 @@ fn attention_by(parts: [&Tensor; 3], instructions: Instructions) -> Tensor {
         let kept = result.shallow_clone();
         (result, move |gradient: &Tensor| sizes.backward(&packed, &kept, &logs, gradient, instructions))
     })
-}
-
-/// The kernels, compiled for each set of instructions: as many keys at a time as leave their sums in registers.
-mod compiled {
-    use std::arch::x86_64::{__m256, __m512};
-
-    use super::{Gradients, Head, Seen, backward, forward};
-
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn panel_avx512(head: Head<'_>, first: usize) -> (Vec<f32>, Vec<f32>) {
-        // SAFETY: compiled for them.
-        unsafe { forward::panel::<__m512, 8, 8>(head, first) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn panel_avx2(head: Head<'_>, first: usize) -> (Vec<f32>, Vec<f32>) {
-        // SAFETY: compiled for them.
-        unsafe { forward::panel::<__m256, 6, 4>(head, first) }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn gradients_avx512(head: Head<'_>, seen: Seen<'_>) -> Gradients {
-        // SAFETY: compiled for them.
-        unsafe { backward::gradients::<__m512, 8, 8>(head, seen) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn gradients_avx2(head: Head<'_>, seen: Seen<'_>) -> Gradients {
-        // SAFETY: compiled for them.
-        unsafe { backward::gradients::<__m256, 6, 4>(head, seen) }
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -135,8 +106,14 @@ impl Sizes {
             // SAFETY: the processor has the instructions.
             let (rows, sums) = unsafe {
                 match instructions {
-                    Instructions::Avx512 => compiled::panel_avx512(head, first),
-                    Instructions::Avx2 => compiled::panel_avx2(head, first),
+                    Instructions::Avx512 => __m512::compiled(
+                        #[inline(always)]
+                        || forward::panel::<__m512, 8, 8>(head, first),
+                    ),
+                    Instructions::Avx2 => __m256::compiled(
+                        #[inline(always)]
+                        || forward::panel::<__m256, 6, 4>(head, first),
+                    ),
                 }
             };
             for (token, row) in (first..).zip(rows.chunks_exact(self.dim)) {
@@ -173,8 +150,14 @@ impl Sizes {
             // SAFETY: the processor has the instructions.
             let gradients = unsafe {
                 match instructions {
-                    Instructions::Avx512 => compiled::gradients_avx512(head, seen),
-                    Instructions::Avx2 => compiled::gradients_avx2(head, seen),
+                    Instructions::Avx512 => __m512::compiled(
+                        #[inline(always)]
+                        || backward::gradients::<__m512, 8, 8>(head, seen),
+                    ),
+                    Instructions::Avx2 => __m256::compiled(
+                        #[inline(always)]
+                        || backward::gradients::<__m256, 6, 4>(head, seen),
+                    ),
                 }
             };
             for (part, rows) in [gradients.query, gradients.key, gradients.value].iter().enumerate() {

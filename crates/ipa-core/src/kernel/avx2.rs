@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::{
     __m256, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm256_add_epi32, _mm256_add_ps, _mm256_castsi256_ps,
-    _mm256_cmpgt_epi32, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_maskload_ps,
-    _mm256_max_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
-    _mm256_slli_epi32, _mm256_storeu_ps, _mm256_sub_ps,
+    _mm256_cmpgt_epi32, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_mask_i32gather_ps, _mm256_maskload_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_sub_ps,
 };
 
 use super::Vector;
@@ -15,6 +15,11 @@ const LANES: usize = 8;
 unsafe impl Vector for __m256 {
     const LANES: usize = LANES;
     const BESIDE: usize = 2;
+
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn compiled<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -34,6 +39,15 @@ unsafe impl Vector for __m256 {
         unsafe {
             let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
             _mm256_maskload_ps(place, _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lanes))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather(from: *const f32, places: *const i32) -> Self {
+        unsafe {
+            let places = _mm256_loadu_si256(places.cast());
+            let is_there = _mm256_cmpgt_epi32(places, _mm256_set1_epi32(-1));
+            _mm256_mask_i32gather_ps::<4>(_mm256_setzero_ps(), from, places, _mm256_castsi256_ps(is_there))
         }
     }
 

@@ -1,24 +1,25 @@
 //! Vectors of 16 numbers.
 
 use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_div_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
-    _mm512_max_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    __m512, __mmask16, _mm512_add_ps, _mm512_cmpge_epi32_mask, _mm512_div_ps, _mm512_fmadd_ps, _mm512_loadu_epi32,
+    _mm512_loadu_ps, _mm512_mask_i32gather_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_mul_ps,
+    _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
     _mm512_sub_ps,
 };
 
 use super::Vector;
 
-/// Numbers in a vector.
-pub(crate) const LANES: usize = 16;
-/// Queries or positions that are computed together.
-pub(crate) const PANEL: usize = 2 * LANES;
-/// Rows of a product that are computed together: their sums and what they need fill the registers.
-pub(crate) const ROWS: usize = 8;
+const LANES: usize = 16;
 
 // SAFETY: instructions of AVX-512 alone.
 unsafe impl Vector for __m512 {
     const LANES: usize = LANES;
     const BESIDE: usize = 3;
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn compiled<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -34,6 +35,15 @@ unsafe impl Vector for __m512 {
     unsafe fn load_part(place: *const f32, count: usize) -> Self {
         let mask = if count >= LANES { __mmask16::MAX } else { (1 << count) - 1 };
         unsafe { _mm512_maskz_loadu_ps(mask, place) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather(from: *const f32, places: *const i32) -> Self {
+        unsafe {
+            let places = _mm512_loadu_epi32(places);
+            let is_there = _mm512_cmpge_epi32_mask(places, _mm512_setzero_si512());
+            _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), is_there, places, from)
+        }
     }
 
     #[inline(always)]

@@ -9,8 +9,6 @@ mod avx512;
 
 use std::arch::x86_64::{__m256, __m512};
 
-pub(crate) use avx512::{LANES, PANEL, ROWS};
-
 /// The instructions that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Instructions {
@@ -52,10 +50,16 @@ impl Instructions {
 /// # Safety
 /// Whoever makes one, by [`Vector::splat`] or [`Vector::load`], is compiled for the vector's instructions and runs on a
 /// processor that has them; the rest follows.
-pub(crate) unsafe trait Vector: Copy + std::fmt::Debug {
+pub(crate) unsafe trait Vector: Copy + Send + Sync + std::fmt::Debug {
     const LANES: usize;
     /// How many may be beside each other in [`add_wide`], so that the sums of all rows stay in registers.
     const BESIDE: usize;
+
+    /// Does the work in a function that is compiled for these instructions: it has to be `#[inline(always)]` with all it calls.
+    ///
+    /// # Safety
+    /// The processor has them.
+    unsafe fn compiled<T>(work: impl FnOnce() -> T) -> T;
 
     unsafe fn splat(number: f32) -> Self;
     /// # Safety
@@ -66,6 +70,11 @@ pub(crate) unsafe trait Vector: Copy + std::fmt::Debug {
     /// # Safety
     /// `count` numbers lie there, or as many as in a vector.
     unsafe fn load_part(place: *const f32, count: usize) -> Self;
+    /// The numbers at so many places from there on, zeros where a place is below 0.
+    ///
+    /// # Safety
+    /// They lie there, and there are as many places as in a vector.
+    unsafe fn gather(from: *const f32, places: *const i32) -> Self;
     /// # Safety
     /// There is room for so many numbers.
     unsafe fn store(self, place: *mut f32);

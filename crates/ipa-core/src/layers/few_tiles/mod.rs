@@ -1,20 +1,20 @@
-//! Winograd's convolution of small pictures with weights that are transformed where they are read: both ways, on a processor
-//! with AVX-512.
+//! Winograd's convolution of small pictures with weights that are transformed where they are read: both ways, by kernels of
+//! our own.
 //!
 //! 3×3 convolutions by tiles of 2×2 (arXiv:1509.09308) take 16 products for 36. Of small pictures transformed weights take
 //! longer to write and read again than they save; here they are made of a few rows at a time, and stay in the cache.
 
 mod weights;
 
-use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps};
+use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
 use weights::{Block, Weights};
 
-use super::few_positions::{Line, gathered, wanted};
-use crate::kernel::{LANES, PANEL, ROWS, add_product};
+use super::few_positions::gathered;
+use crate::kernel::{Instructions, Line, Vector, add_product};
 use crate::parallel::{Shared, floats, for_each};
 use crate::winograd::{self, Way};
 
@@ -22,30 +22,47 @@ use crate::winograd::{self, Way};
 const NUMBERS: usize = 16;
 /// Channels that are read at a time.
 const CHANNELS: usize = 32;
+/// Rows whose weights are transformed at a time, and what rows and channels come in multiples of.
+const GROUP: usize = 16;
 /// Rows whose sums lie in memory at a time.
 const AT_ONCE: usize = 128;
+/// Tiles that transformed weights pay for.
+const FEWEST: i64 = 32;
 
-/// Whether tiles fill the panels well enough, and channels come in whole vectors.
+/// Whether there are enough tiles, which fill the panels, and channels come in whole groups.
 pub(super) fn suits(hidden: &Tensor, weight: &Tensor) -> bool {
     let (batch, _, height, width) = hidden.size4().unwrap_or_default();
     let (outputs, inputs, ..) = weight.size4().unwrap_or_default();
-    let tiles = batch * height * width / 4;
+    let (tiles, panel) = (batch * height * width / 4, Instructions::found().map_or(0, |found| found.panel() as i64));
     let is_whole = [height, width].iter().all(|side| side % 2 == 0)
-        && [outputs, inputs].iter().all(|channels| channels % LANES as i64 == 0);
-    winograd::is_enabled() && is_whole && tiles >= PANEL as i64 && tiles % PANEL as i64 == 0
+        && [outputs, inputs].iter().all(|channels| channels % GROUP as i64 == 0);
+    winograd::is_enabled() && is_whole && panel > 0 && tiles >= FEWEST && tiles % panel == 0
 }
 
 /// As [`super::few_positions::convolved`].
 pub(super) fn convolved(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>, way: Way) -> Tensor {
+    match Instructions::found().expect("`suits` asked for it") {
+        Instructions::Avx512 => convolved_by::<__m512, 8>(hidden, weight, bias, way),
+        Instructions::Avx2 => convolved_by::<__m256, 4>(hidden, weight, bias, way),
+    }
+}
+
+/// With `R` rows at a time.
+fn convolved_by<V: Vector, const R: usize>(
+    hidden: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    way: Way,
+) -> Tensor {
     let (hidden, weight) = (hidden.contiguous(), weight.contiguous());
     let (batch, read, height, width) = hidden.size4().expect("pictures have four sizes");
     let written = if way == Way::Forward { weight.size()[0] } else { weight.size()[1] };
     let result = Tensor::empty([batch, written, height, width], (Kind::Float, Device::Cpu));
     let [batch, read, written, height, width] = [batch, read, written, height, width].map(|size| size as usize);
-    let tiles = Tiles::new(floats(&hidden), [batch, read, height, width]);
+    let tiles = Tiles::<V>::new(floats(&hidden), [batch, read, height, width]);
     let weights = Weights { numbers: floats(&weight), inputs: weight.size()[1] as usize, way };
     let bias = bias.map(|bias| floats(&bias.contiguous()).to_vec());
-    let share = written.div_ceil(tch::get_num_threads().max(1) as usize).next_multiple_of(LANES);
+    let share = written.div_ceil(tch::get_num_threads().max(1) as usize).next_multiple_of(GROUP);
     let units: Vec<Range<usize>> = (0..written)
         .step_by(share)
         .flat_map(|first| {
@@ -55,23 +72,19 @@ pub(super) fn convolved(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>,
         .collect();
     let to = Shared::new(&result);
     for_each(units.len(), |unit| {
-        let rows = units[unit].clone();
-        let mut sums = vec![Line::ZERO; NUMBERS * tiles.panels * rows.len()];
-        // SAFETY: `few_positions::suits` asked for the feature.
-        unsafe { add_all(&tiles, weights, rows.clone(), &mut sums) };
-        for (index, row) in rows.clone().enumerate() {
-            let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
-            for panel in 0..tiles.panels {
-                let line = |number: usize| sums[(number * rows.len() + index) * tiles.panels + panel];
-                // SAFETY: as above.
-                let outputs = unsafe { untransformed(std::array::from_fn(line), bias) };
-                let size = (height, width);
+        let (rows, bias) = (units[unit].clone(), bias.as_deref());
+        // SAFETY: the processor has the instructions.
+        let outputs = unsafe {
+            V::compiled(
+                #[inline(always)]
+                || all::<V, R>(&tiles, weights, rows.clone(), bias),
+            )
+        };
+        for (row, outputs) in rows.zip(outputs.chunks_exact(tiles.panels)) {
+            for (panel, outputs) in outputs.iter().enumerate() {
                 // SAFETY: every unit writes the planes of its own rows.
-                unsafe {
-                    put(&outputs, panel * PANEL, size, |picture| {
-                        to.part((picture * written + row) * height * width, height * width)
-                    })
-                };
+                let plane = |picture| unsafe { to.part((picture * written + row) * height * width, height * width) };
+                put(outputs, panel * Line::<V>::PANEL, (height, width), plane);
             }
         }
     });
@@ -79,61 +92,66 @@ pub(super) fn convolved(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>,
 }
 
 /// Writes the tiles from `first` on, which `outputs` has the four numbers of, into the planes that they lie in.
-fn put<'a>(outputs: &[Line; 4], first: usize, (height, width): (usize, usize), plane: impl Fn(usize) -> &'a mut [f32]) {
+fn put<'a, V: Vector>(
+    outputs: &[Line<V>; 4],
+    first: usize,
+    (height, width): (usize, usize),
+    plane: impl Fn(usize) -> &'a mut [f32],
+) {
     let (across, each) = (width / 2, height * width / 4);
+    let [a, b, c, d] = outputs.each_ref().map(Line::numbers);
     let mut tile = first;
-    while tile < first + PANEL {
+    while tile < first + a.len() {
         let plane = plane(tile / each);
         let last = (tile / each + 1) * each;
-        for tile in tile..last.min(first + PANEL) {
+        for tile in tile..last.min(first + a.len()) {
             let (y, x) = (tile % each / across * 2, tile % across * 2);
             let lane = tile - first;
-            plane[y * width + x..][..2].copy_from_slice(&[outputs[0].numbers()[lane], outputs[1].numbers()[lane]]);
-            plane[(y + 1) * width + x..][..2]
-                .copy_from_slice(&[outputs[2].numbers()[lane], outputs[3].numbers()[lane]]);
+            plane[y * width + x..][..2].copy_from_slice(&[a[lane], b[lane]]);
+            plane[(y + 1) * width + x..][..2].copy_from_slice(&[c[lane], d[lane]]);
         }
         tile = last;
     }
 }
 
 /// Pictures as transformed tiles of 4×4, two apart.
-struct Tiles {
+struct Tiles<V> {
     panels: usize,
     channels: usize,
     /// `[blocks of channels, numbers, panels, channels]`, as they are read.
-    lines: Vec<Line>,
+    lines: Vec<Line<V>>,
 }
 
-impl Tiles {
+impl<V: Vector> Tiles<V> {
     fn new(from: &[f32], [batch, channels, height, width]: [usize; 4]) -> Self {
         let plane = height * width;
-        let panels = batch * plane / 4 / PANEL;
+        let panels = batch * plane / 4 / Line::<V>::PANEL;
         let places = places([batch, channels, height, width]);
         let mut lines = vec![Line::ZERO; NUMBERS * panels * channels.next_multiple_of(CHANNELS)];
         let to = Shared::of(&mut lines);
-        for_each(channels.div_ceil(LANES), |block| {
-            for channel in block * LANES..channels.min((block + 1) * LANES) {
-                for panel in 0..panels {
-                    for half in 0..2 {
-                        let first = panel * PANEL + half * LANES;
-                        let place = |number: usize| &places[number * panels * PANEL + first..][..LANES];
-                        // SAFETY: the feature is there; places lie within the picture, or are none; every block has its
-                        // own channels.
-                        unsafe {
-                            let numbers = transformed_tile(&from[channel * plane..], place);
-                            for (number, vector) in numbers.into_iter().enumerate() {
-                                let line = to.part(place_of(number, panel, channel, panels), 1);
-                                line[0].0[half] = vector;
-                            }
-                        }
-                    }
+        for_each(channels.div_ceil(GROUP) * panels, |unit| {
+            let (block, panel) = (unit / panels, unit % panels);
+            for channel in block * GROUP..channels.min((block + 1) * GROUP) {
+                let place = |number| &places[(number * panels + panel) * Line::<V>::PANEL..][..Line::<V>::PANEL];
+                let from = &from[channel * plane..];
+                // SAFETY: the processor has the instructions.
+                let tile = unsafe {
+                    V::compiled(
+                        #[inline(always)]
+                        || transformed_tile::<V>(from, place),
+                    )
+                };
+                for (number, line) in tile.into_iter().enumerate() {
+                    // SAFETY: every unit has its own channels and panel.
+                    let to = unsafe { to.part(place_of(number, panel, channel, panels), 1) };
+                    to[0] = line;
                 }
             }
         });
         Self { panels, channels, lines }
     }
 
-    fn lines(&self, number: usize, panel: usize, channels: Range<usize>) -> &[Line] {
+    fn lines(&self, number: usize, panel: usize, channels: Range<usize>) -> &[Line<V>] {
         &self.lines[place_of(number, panel, channels.start, self.panels)..][..channels.len()]
     }
 }
@@ -156,73 +174,75 @@ fn places([batch, channels, height, width]: [usize; 4]) -> Vec<i32> {
     (0..NUMBERS).flat_map(|number| (0..batch * each).map(move |tile| place(number, tile))).collect()
 }
 
-/// `Bᵀ d B` of 16 tiles.
-#[target_feature(enable = "avx512f")]
-fn transformed_tile<'a>(from: &[f32], place: impl Fn(usize) -> &'a [i32]) -> [__m512; NUMBERS] {
-    let along = |[a, b, c, d]: [__m512; 4]| {
-        [_mm512_sub_ps(a, c), _mm512_add_ps(b, c), _mm512_sub_ps(c, b), _mm512_sub_ps(b, d)]
-    };
-    let mut tile = [_mm512_setzero_ps(); NUMBERS];
-    for (number, vector) in tile.iter_mut().enumerate() {
-        *vector = gathered(from, wanted(place(number)));
+/// `Bᵀ d B` of a panel of tiles, whose 16 numbers lie at `place`.
+#[inline(always)]
+fn transformed_tile<'a, V: Vector>(from: &[f32], place: impl Fn(usize) -> &'a [i32]) -> [Line<V>; NUMBERS] {
+    let mut columns = [Line::ZERO; NUMBERS];
+    for x in 0..4 {
+        let at = [gathered(from, place(x)), gathered(from, place(4 + x))];
+        let column = transformed([at[0], at[1], gathered(from, place(8 + x)), gathered(from, place(12 + x))]);
+        for (y, line) in column.into_iter().enumerate() {
+            columns[4 * y + x] = line;
+        }
     }
-    both_ways(tile, along)
+    let mut tile = [Line::ZERO; NUMBERS];
+    for y in 0..4 {
+        let row = transformed([columns[4 * y], columns[4 * y + 1], columns[4 * y + 2], columns[4 * y + 3]]);
+        tile[4 * y..4 * y + 4].copy_from_slice(&row);
+    }
+    tile
 }
 
-/// A one-dimensional transform along the columns, then along the rows.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn both_ways(tile: [__m512; NUMBERS], along: impl Fn([__m512; 4]) -> [__m512; 4]) -> [__m512; NUMBERS] {
-    let mut columns = tile;
-    for x in 0..4 {
-        let column = along(std::array::from_fn(|y| tile[4 * y + x]));
-        (0..4).for_each(|y| columns[4 * y + x] = column[y]);
-    }
-    let mut rows = columns;
-    for y in 0..4 {
-        let row = along(std::array::from_fn(|x| columns[4 * y + x]));
-        rows[4 * y..4 * y + 4].copy_from_slice(&row);
-    }
-    rows
+#[inline(always)]
+fn transformed<V: Vector>([a, b, c, d]: [Line<V>; 4]) -> [Line<V>; 4] {
+    [a.minus(c), b.plus(c), c.minus(b), b.minus(d)]
 }
 
 /// `Aᵀ m A` of a panel, and the bias: the four numbers of every tile.
-#[target_feature(enable = "avx512f")]
-fn untransformed(sums: [Line; NUMBERS], bias: f32) -> [Line; 4] {
-    let along =
-        |[a, b, c, d]: [__m512; 4]| [_mm512_add_ps(_mm512_add_ps(a, b), c), _mm512_sub_ps(_mm512_sub_ps(b, c), d)];
-    let bias = _mm512_set1_ps(bias);
+#[inline(always)]
+fn untransformed<V: Vector>(sums: [Line<V>; NUMBERS], bias: f32) -> [Line<V>; 4] {
+    // SAFETY: there are vectors already.
+    let bias = unsafe { Line::splat(bias) };
+    let mut columns = [[Line::ZERO; 2]; 4];
+    for (x, column) in columns.iter_mut().enumerate() {
+        *column = shortened([sums[x], sums[4 + x], sums[8 + x], sums[12 + x]]);
+    }
     let mut outputs = [Line::ZERO; 4];
-    for half in 0..2 {
-        let sum = |number: usize| sums[number].0[half];
-        let columns: [[__m512; 2]; 4] = std::array::from_fn(|x| along(std::array::from_fn(|y| sum(4 * y + x))));
-        for y in 0..2 {
-            let row = along(std::array::from_fn(|x| columns[x][y]));
-            for (x, number) in row.into_iter().enumerate() {
-                outputs[2 * y + x].0[half] = _mm512_add_ps(number, bias);
-            }
-        }
+    for y in 0..2 {
+        let [left, right] = shortened([columns[0][y], columns[1][y], columns[2][y], columns[3][y]]);
+        outputs[2 * y..2 * y + 2].copy_from_slice(&[left.plus(bias), right.plus(bias)]);
     }
     outputs
 }
 
-/// All products of some rows, added to `[numbers, rows, panels]`.
-#[target_feature(enable = "avx512f")]
-fn add_all(tiles: &Tiles, weights: Weights<'_>, rows: Range<usize>, sums: &mut [Line]) {
+#[inline(always)]
+fn shortened<V: Vector>([a, b, c, d]: [Line<V>; 4]) -> [Line<V>; 2] {
+    [a.plus(b).plus(c), b.minus(c).minus(d)]
+}
+
+/// What some rows come to, `[rows, panels]`.
+#[inline(always)]
+fn all<V: Vector, const R: usize>(
+    tiles: &Tiles<V>,
+    weights: Weights<'_>,
+    rows: Range<usize>,
+    bias: Option<&[f32]>,
+) -> Vec<[Line<V>; 4]> {
     let (panels, num_rows) = (tiles.panels, rows.len());
+    let mut sums = vec![Line::<V>::ZERO; NUMBERS * panels * num_rows]; // [numbers, rows, panels]
     let mut block = Block::new();
     for channel in (0..tiles.channels).step_by(CHANNELS) {
         let channels = channel..tiles.channels.min(channel + CHANNELS);
-        for index in (0..num_rows).step_by(LANES) {
-            weights.transform(rows.start + index, channels.clone(), &mut block);
+        for index in (0..num_rows).step_by(GROUP) {
+            weights.transform::<V>(rows.start + index, channels.clone(), &mut block);
             for number in 0..NUMBERS {
-                weights.call(rows.start + index + LANES, channels.clone(), number);
-                for part in 0..LANES / ROWS {
-                    let first = number * num_rows + index + part * ROWS;
+                weights.call(rows.start + index + GROUP, channels.clone(), number);
+                for part in 0..GROUP / R {
+                    let first = number * num_rows + index + part * R;
                     for panel in 0..panels {
-                        let mut found = [Line::ZERO; ROWS];
+                        let mut found = [Line::ZERO; R];
                         let lines = tiles.lines(number, panel, channels.clone());
-                        add_product(&mut found, weights.left(&block, number, part), lines);
+                        add_product(&mut found, weights.left::<R>(&block, number, part), lines);
                         for (row, found) in found.into_iter().enumerate() {
                             let sum = &mut sums[(first + row) * panels + panel];
                             *sum = sum.plus(found);
@@ -232,4 +252,15 @@ fn add_all(tiles: &Tiles, weights: Weights<'_>, rows: Range<usize>, sums: &mut [
             }
         }
     }
+    let mut outputs = Vec::with_capacity(num_rows * panels);
+    for (index, row) in rows.enumerate() {
+        for panel in 0..panels {
+            let mut numbers = [Line::ZERO; NUMBERS];
+            for (number, line) in numbers.iter_mut().enumerate() {
+                *line = sums[(number * num_rows + index) * panels + panel];
+            }
+            outputs.push(untransformed(numbers, bias.map_or(0.0, |bias| bias[row])));
+        }
+    }
+    outputs
 }

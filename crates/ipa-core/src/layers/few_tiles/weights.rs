@@ -1,14 +1,11 @@
 //! Weights transformed a few rows at a time, where they are read.
 
-use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_i32gather_ps, _mm512_loadu_epi32, _mm512_mul_ps,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_sub_ps,
-};
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
-use super::super::few_positions::TAPS;
-use super::{CHANNELS, NUMBERS};
-use crate::kernel::{LANES, Left, ROWS};
+use super::super::few_positions::{CACHE_LINE, TAPS};
+use super::{CHANNELS, GROUP, NUMBERS};
+use crate::kernel::{Left, Vector};
 use crate::winograd::Way;
 
 /// `[outputs, inputs, 3, 3]`.
@@ -19,36 +16,44 @@ pub(super) struct Weights<'a> {
     pub(super) way: Way,
 }
 
-/// Transformed weights of 16 rows, `[numbers, 16 rows, channels]`, or back `[numbers, channels, 16 rows]`.
+/// Transformed weights of a group of rows, `[numbers, rows, channels]`, or back `[numbers, channels, rows]`.
 #[repr(align(64))]
-pub(super) struct Block([f32; NUMBERS * LANES * CHANNELS]);
+pub(super) struct Block([f32; NUMBERS * GROUP * CHANNELS]);
 
 impl Block {
     pub(super) fn new() -> Box<Self> {
-        Box::new(Self([0.0; NUMBERS * LANES * CHANNELS]))
+        Box::new(Self([0.0; NUMBERS * GROUP * CHANNELS]))
     }
 }
 
 impl Weights<'_> {
     /// `G g Gᵀ` between the rows from `row` on and some channels.
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn transform(self, row: usize, channels: Range<usize>, to: &mut Block) {
-        let mut put = |output, input, place| {
-            for (number, vector) in transformed_kernel(self.kernels(output, input)).into_iter().enumerate() {
-                let place = number * LANES * CHANNELS + place;
-                // SAFETY: there is room for it, aligned as vectors are.
-                unsafe { _mm512_store_ps(to.0[place..][..LANES].as_mut_ptr(), vector) };
-            }
-        };
+    #[inline(always)]
+    pub(super) fn transform<V: Vector>(self, row: usize, channels: Range<usize>, to: &mut Block) {
         match self.way {
             Way::Forward => {
-                for index in 0..LANES {
-                    for channel in channels.clone().step_by(LANES) {
-                        put(row + index, channel, index * CHANNELS + channel - channels.start);
+                for index in 0..GROUP {
+                    for channel in channels.clone().step_by(V::LANES) {
+                        self.put::<V>(row + index, channel, index * CHANNELS + channel - channels.start, to);
                     }
                 }
             }
-            Way::Back => channels.enumerate().for_each(|(index, channel)| put(channel, row, index * LANES)),
+            Way::Back => {
+                for (index, channel) in channels.enumerate() {
+                    for first in (0..GROUP).step_by(V::LANES) {
+                        self.put::<V>(channel, row + first, index * GROUP + first, to);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn put<V: Vector>(self, output: usize, input: usize, place: usize, to: &mut Block) {
+        for (number, vector) in transformed_kernel::<V>(self.kernels(output, input)).into_iter().enumerate() {
+            let to = &mut to.0[number * GROUP * CHANNELS + place..][..V::LANES];
+            // SAFETY: there is room for it.
+            unsafe { vector.store(to.as_mut_ptr()) };
         }
     }
 
@@ -59,12 +64,12 @@ impl Weights<'_> {
             Way::Back => {
                 let share = channels.len().div_ceil(NUMBERS);
                 let first = channels.start + part * share;
-                (first..channels.end.min(first + share), row, LANES)
+                (first..channels.end.min(first + share), row, GROUP)
             }
         };
         for output in kernels {
             let begin = (output * self.inputs + num) * TAPS;
-            for place in (begin..begin + each * TAPS).step_by(LANES) {
+            for place in (begin..begin + each * TAPS).step_by(CACHE_LINE) {
                 if let Some(number) = self.numbers.get(place) {
                     // SAFETY: nothing is read.
                     unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(number).cast()) };
@@ -73,53 +78,61 @@ impl Weights<'_> {
         }
     }
 
-    /// The nine numbers of the kernels between an output and 16 inputs, from the last to the first on the way back.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn kernels(self, output: usize, input: usize) -> [__m512; TAPS] {
-        const STEPS: [i32; LANES] = {
-            let mut steps = [0; LANES];
+    /// The nine numbers of the kernels between an output and as many inputs as in a vector, from the last to the first on the
+    /// way back.
+    #[inline(always)]
+    fn kernels<V: Vector>(self, output: usize, input: usize) -> [V; TAPS] {
+        const STEPS: [i32; GROUP] = {
+            let mut steps = [0; GROUP];
             let mut lane = 0;
-            while lane < LANES {
+            while lane < GROUP {
                 steps[lane] = (lane * TAPS) as i32;
                 lane += 1;
             }
             steps
         };
-        let numbers = &self.numbers[(output * self.inputs + input) * TAPS..][..LANES * TAPS];
-        let mut kernel = [_mm512_setzero_ps(); TAPS];
+        let numbers = &self.numbers[(output * self.inputs + input) * TAPS..][..V::LANES * TAPS];
+        // SAFETY: so many kernels lie there, one after another.
+        let mut kernel = unsafe { [V::gather(numbers.as_ptr(), STEPS.as_ptr()); TAPS] };
         for (tap, vector) in kernel.iter_mut().enumerate() {
             let tap = if self.way == Way::Forward { tap } else { TAPS - 1 - tap };
-            // SAFETY: 16 kernels lie there, one after another.
-            *vector = unsafe {
-                let steps: __m512i = _mm512_loadu_epi32(STEPS.as_ptr());
-                _mm512_i32gather_ps::<4>(steps, numbers.as_ptr().add(tap))
-            };
+            // SAFETY: as above.
+            *vector = unsafe { V::gather(numbers.as_ptr().add(tap), STEPS.as_ptr()) };
         }
         kernel
     }
 
-    pub(super) fn left(self, block: &Block, number: usize, part: usize) -> Left<'_> {
-        let numbers = &block.0[number * LANES * CHANNELS..][..LANES * CHANNELS];
+    /// `R` rows of a block.
+    pub(super) fn left<const R: usize>(self, block: &Block, number: usize, part: usize) -> Left<'_> {
+        let numbers = &block.0[number * GROUP * CHANNELS..][..GROUP * CHANNELS];
         match self.way {
-            Way::Forward => Left { numbers: &numbers[part * ROWS * CHANNELS..], row_step: CHANNELS, k_step: 1 },
-            Way::Back => Left { numbers: &numbers[part * ROWS..], row_step: 1, k_step: LANES },
+            Way::Forward => Left { numbers: &numbers[part * R * CHANNELS..], row_step: CHANNELS, k_step: 1 },
+            Way::Back => Left { numbers: &numbers[part * R..], row_step: 1, k_step: GROUP },
         }
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transformed_kernel(kernel: [__m512; TAPS]) -> [__m512; NUMBERS] {
-    let half = _mm512_set1_ps(0.5);
-    let along = |[a, b, c]: [__m512; 3]| {
-        let ends = _mm512_add_ps(a, c);
-        [a, _mm512_mul_ps(_mm512_add_ps(ends, b), half), _mm512_mul_ps(_mm512_sub_ps(ends, b), half), c]
-    };
-    let columns: [[__m512; 4]; 3] = std::array::from_fn(|x| along(std::array::from_fn(|y| kernel[3 * y + x])));
+#[inline(always)]
+fn transformed_kernel<V: Vector>(kernel: [V; TAPS]) -> [V; NUMBERS] {
+    // SAFETY: there are vectors already.
+    let half = unsafe { V::splat(0.5) };
+    let mut columns = [half; 12];
+    for x in 0..3 {
+        let column = along([kernel[x], kernel[3 + x], kernel[6 + x]], half);
+        for (y, number) in column.into_iter().enumerate() {
+            columns[3 * y + x] = number;
+        }
+    }
     let mut numbers = [half; NUMBERS];
     for y in 0..4 {
-        numbers[4 * y..4 * y + 4].copy_from_slice(&along(std::array::from_fn(|x| columns[x][y])));
+        let row = along([columns[3 * y], columns[3 * y + 1], columns[3 * y + 2]], half);
+        numbers[4 * y..4 * y + 4].copy_from_slice(&row);
     }
     numbers
+}
+
+#[inline(always)]
+fn along<V: Vector>([a, b, c]: [V; 3], half: V) -> [V; 4] {
+    let ends = a.plus(c);
+    [a, ends.plus(b).times(half), ends.minus(b).times(half), c]
 }
