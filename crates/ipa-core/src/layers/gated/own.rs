@@ -5,6 +5,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E};
 
 use tch::{Device, Kind, Tensor};
 
+use crate::kernel::Instructions;
 use crate::parallel::{Shared, floats, for_each, is_shared};
 
 /// Numbers of a row or several that a thread takes at a time.
@@ -16,7 +17,7 @@ pub(super) fn suits(projected: &Tensor) -> bool {
     (projected.device(), projected.kind()) == (Device::Cpu, Kind::Float)
         && projected.is_contiguous()
         && width > 0
-        && is_possible()
+        && Instructions::Avx2.is_there()
         && is_shared()
 }
 
@@ -62,11 +63,6 @@ fn for_each_row(rows: usize, width: usize, body: impl Fn(usize) + Sync) {
     for_each(rows.div_ceil(rows_at_once), |part| {
         (part * rows_at_once..rows.min((part + 1) * rows_at_once)).for_each(&body);
     });
-}
-
-/// Whether this processor has what [`vectorised`] is compiled for.
-fn is_possible() -> bool {
-    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
 }
 
 /// The loops, in vectors of eight numbers: the compiler makes them of what is inlined here.
