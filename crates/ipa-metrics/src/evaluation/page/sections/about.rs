@@ -27,7 +27,11 @@ pub(in super::super) fn judges(page: &mut Report, report: &EvaluationReport) {
         return;
     }
     page.section("Judged from pixels");
-    page.paragraph("Share of pictures that show what the reference shows, in per cent, judged without any network.");
+    page.paragraph(
+        "Share of pictures that show what the reference shows, in per cent, judged without any network. In brackets 95 % \
+         intervals: Wilson's over pictures; where a case has several, each end is the outer one of that and of the bootstrap's \
+         over cases.",
+    );
     page.table(&["method", "over", "attribute", "right, %"], &rows);
 }
 
