@@ -78,20 +78,6 @@ fn two_arms_are_compared_kept_and_told_again_from_their_numbers() {
     for name in ["ablations.md", "ablations.json", "images/ablations-differences.svg", "images/ablations-scales.svg"] {
         assert_eq!(read(&docs, name), read(&again, name), "{name}");
     }
-
-    // What was made elsewhere is taken from its numbers, if it was made of the same.
-    let (other, joined) = (folder.path().join("other"), folder.path().join("joined"));
-    let words = [&words[..5], &["--folder", other.to_str().unwrap(), "--output", joined.to_str().unwrap()]].concat();
-    let file = docs.join("ablations.json");
-    run(&[&words[..], &["--with", file.to_str().unwrap()]].concat());
-    assert_eq!(read(&docs, "ablations.json"), read(&joined, "ablations.json"));
-    assert!(!other.join("short/unet-1").exists() && !joined.join("images/ablations.webp").exists());
-    let changed = folder.path().join("changed.json");
-    fs::write(&changed, read(&docs, "ablations.json").replace(&results.runs[1].inputs, "other")).unwrap();
-    let words = [&words[..], &["--with", changed.to_str().unwrap()]].concat();
-    let refused = command::run(&Args::parse_from(["ablations"].iter().chain(&words))).unwrap_err();
-    assert_eq!(refused.to_string(), "decoupled, seed 1");
-    assert!(refused.root_cause().to_string().starts_with("what --with has of it was made of other settings"));
 }
 
 /// Two references, two seeds.
@@ -101,7 +87,6 @@ fn made_up(arm: &str, clip_i: [[f64; 2]; 2]) -> impl Iterator<Item = results::Ru
     (0..).zip(clip_i).map(move |(seed, clip_i)| results::Run {
         arm: arm.into(),
         seed,
-        inputs: String::new(),
         settings: settings.clone(),
         machine: machine.clone(),
         parameters: 1,

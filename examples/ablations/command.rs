@@ -24,8 +24,6 @@ const SEEDS: u64 = 3;
 #[command(
     name = "cargo xtask ablations",
     after_help = "Examples:\n  cargo xtask ablations\n  cargo xtask ablations --short --arms decoupled,plus\n  \
-    cargo xtask ablations --seeds 1 --output elsewhere\n  \
-    cargo xtask ablations --with elsewhere/ablations.json\n  \
     cargo xtask ablations --from docs/ablations.json"
 )]
 pub(crate) struct Args {
@@ -47,11 +45,8 @@ pub(crate) struct Args {
     /// Folder that keeps every run [default: ipa/ablations in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
-    /// Numbers of runs made elsewhere, of the same settings, scenes and weights: those are not made again
-    #[arg(long, value_name = "FILE")]
-    pub(crate) with: Option<PathBuf>,
     /// Make page and drawings of these numbers, without any run
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["arms", "seeds", "steps", "short", "jobs", "folder", "with"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arms", "seeds", "steps", "short", "jobs", "folder"])]
     pub(crate) from: Option<PathBuf>,
     /// Folder for ablations.md, ablations.json and images/ [default: docs of this checkout if all arms are run in full
     /// length from three seeds; otherwise `docs` beside the runs, or beside FILE]
@@ -117,20 +112,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         recipe: checkout().join("docs/training/from-scratch.toml"),
         machine: Machine { system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH), cores, jobs },
         cases: draw::cases(settings.num_references),
-        elsewhere: args.with.as_deref().map(Results::read).transpose()?,
         folder,
         settings,
     };
     let results = Results::new(all_runs(&bench, &arms, args.seeds)?)?;
     let output = args.output(&bench.folder, &results);
     write(&output, &results)?;
-    match grid(&bench, &arms)? {
-        Some(grid) => Ok(grid.save_with_format(output.join("images/ablations.webp"), ImageFormat::WebP)?),
-        None => {
-            eprintln!("images/ablations.webp is not made anew: pictures of some runs lie elsewhere, like the runs");
-            Ok(())
-        }
-    }
+    Ok(grid(&bench, &arms)?.save_with_format(output.join("images/ablations.webp"), ImageFormat::WebP)?)
 }
 
 fn checkout() -> PathBuf {
@@ -177,21 +165,17 @@ fn write(output: &Path, results: &Results) -> Result<()> {
     Ok(())
 }
 
-/// The references, then a row an arm, from the first seed; none where that was run elsewhere.
-fn grid(bench: &Bench, arms: &[Arm]) -> Result<Option<RgbImage>> {
+/// The references, then a row an arm, from the first seed.
+fn grid(bench: &Bench, arms: &[Arm]) -> Result<RgbImage> {
     let references: Vec<RgbImage> = bench.cases.iter().map(|case| case.reference.clone()).collect();
     let mut rows = vec![work::strip(&references)];
     for arm in arms {
-        let path = bench.folder(arm, 0).join(work::PICTURES);
-        if !path.exists() {
-            return Ok(None);
-        }
-        rows.push(image::open(path)?.into_rgb8());
+        rows.push(image::open(bench.folder(arm, 0).join(work::PICTURES))?.into_rgb8());
     }
     let (width, height) = rows[0].dimensions();
     let mut grid = RgbImage::new(width, height * rows.len() as u32);
     for (row, pictures) in (0..).zip(&rows) {
         imageops::replace(&mut grid, pictures, 0, row * i64::from(height));
     }
-    Ok(Some(grid))
+    Ok(grid)
 }

@@ -42,8 +42,6 @@ pub(crate) struct Machine {
 pub(crate) struct Run {
     pub(crate) arm: String,
     pub(crate) seed: u64,
-    /// Digest of the settings, scenes and weights that it was made of.
-    pub(crate) inputs: String,
     pub(crate) settings: Settings,
     pub(crate) machine: Machine,
     /// How many numbers were trained.

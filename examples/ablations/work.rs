@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use image::{RgbImage, imageops};
 use ipa::clip::ClipModel;
 use ipa::core::noise::Draws;
@@ -20,7 +20,7 @@ use ipa::{Dataset, FrozenModels, Pipeline, TrainConfig, Trainer};
 
 use crate::arms::{Arm, DEFAULT, How};
 use crate::draw::{Case, Condition, SCALE, SIDE, SWEPT, SWEPT_IN, Studio};
-use crate::results::{Machine, Results, Run, Settings};
+use crate::results::{Machine, Run, Settings};
 
 const OPTIONS: (Device, Kind) = (Device::Cpu, Kind::Float);
 const MEASURED: &str = "measured.json";
@@ -44,8 +44,6 @@ pub(crate) struct Bench {
     pub(crate) settings: Settings,
     pub(crate) machine: Machine,
     pub(crate) cases: Vec<Case>,
-    /// What need not be done here.
-    pub(crate) elsewhere: Option<Results>,
 }
 
 impl Bench {
@@ -54,17 +52,13 @@ impl Bench {
         self.folder.join(format!("{}-{seed}", arm.name))
     }
 
-    /// What was measured, now, before or elsewhere.
+    /// What was measured, now or before.
     ///
     /// # Errors
-    /// If training, drawing or a file fails, or what was done before or elsewhere is of other settings, scenes or weights.
+    /// If training, drawing or a file fails, or the folder is of a run of another size.
     pub(crate) fn run(&self, arm: &Arm, seed: u64) -> Result<Run> {
-        let (folder, inputs) = (self.folder(arm, seed), self.inputs(arm, seed)?);
-        if let Some(run) = self.elsewhere(arm, seed) {
-            ensure!(run.inputs == inputs, "what --with has of it was made of other settings, scenes or weights");
-            return Ok(run.clone());
-        }
-        self.claim(&folder, &inputs)?;
+        let folder = self.folder(arm, seed);
+        self.claim(&folder, &self.inputs(arm, seed)?)?;
         if let Some(run) = self.kept(&folder)? {
             return Ok(run);
         }
@@ -89,14 +83,10 @@ impl Bench {
         }
         let (settings, machine) = (self.settings.clone(), self.machine.clone());
         let arm = arm.name.to_owned();
-        let run = Run { arm, seed, inputs, settings, machine, parameters, seconds_a_step, drawings };
+        let run = Run { arm, seed, settings, machine, parameters, seconds_a_step, drawings };
         let text = serde_json::to_string(&run)?;
         write_atomically(&folder.join(MEASURED), |file| file.write_all(text.as_bytes()))?;
         Ok(run)
-    }
-
-    fn elsewhere(&self, arm: &Arm, seed: u64) -> Option<&Run> {
-        self.elsewhere.as_ref()?.of_arm(arm.name).find(|run| run.seed == seed)
     }
 
     fn kept(&self, folder: &Path) -> Result<Option<Run>> {

@@ -213,7 +213,7 @@ fn add_columns<V: Vector, const K: usize, const N: usize>(
     column: usize,
 ) -> usize {
     let (width, panel_len) = (rows.len() / K, Line::<V>::PANEL);
-    // SAFETY: there are vectors already.
+    // SAFETY: as `Vector` says.
     let mut sums = [[unsafe { V::splat(0.0) }; N]; K];
     for (lines, first) in lines.into_iter().zip(queries.clone().step_by(panel_len)) {
         let left = Left { numbers: Line::all_numbers(lines), row_step: panel_len, k_step: 1 };

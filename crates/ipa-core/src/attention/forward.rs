@@ -2,8 +2,6 @@
 
 use crate::kernel::{Left, Line, Rows, Vector, add_product, turned};
 
-/// Keys whose scores lie in memory at a time, or a few less.
-const BLOCK: usize = 128;
 /// Below every score; not −∞, whose differences are no numbers.
 const LOWEST: f32 = -1e30;
 
@@ -44,7 +42,8 @@ pub(super) unsafe fn panel<V: Vector, const K: usize, const C: usize>(
     let mut query = vec![Line::ZERO; dim];
     let queries = first..head.tokens.min(first + Line::<V>::PANEL);
     turned(head.query.iter(queries.clone()), head.scale(), &mut query);
-    let block = BLOCK / K * K;
+    // Keys whose scores lie in memory at a time: with their values, what the nearest cache holds.
+    let block = 16 * V::LANES / K * K;
     let mut scores = vec![Line::ZERO; block.min(head.tokens)];
     let mut result = vec![Line::ZERO; dim];
     let (mut highest, mut total) = (lowest, Line::ZERO);

@@ -7,11 +7,11 @@ use tch::{Device, Kind, Tensor};
 use super::backward::{self, Seen};
 use super::forward::{self, Head};
 use crate::autograd::{is_wanted, with_backward};
-use crate::kernel::{Instructions, Rows, Vector as _};
+use crate::kernel::{Instructions, Line, Rows, Vector};
 use crate::parallel::{Shared, floats, for_each, is_shared};
 
 /// Whether queries, keys and values are of one size, on a processor that has what the kernels need, and libtorch's are slower:
-/// those take a third longer for heads of 40 numbers, a tenth for 64, and are as fast from 80 on.
+/// those take a third longer for heads of 40 numbers, a tenth for 64, and are as fast from 80 on, by AVX-512 and nearly so by AVX2.
 pub(super) fn suits([query, key, value]: [&Tensor; 3]) -> bool {
     let size = query.size();
     let &[batch, heads, tokens, dim] = size.as_slice() else { return false };
@@ -43,8 +43,8 @@ fn attention_by(parts: [&Tensor; 3], instructions: Instructions) -> Tensor {
     with_backward(&packed, |packed| {
         let (sizes, packed) = (Sizes::of(packed), packed.contiguous());
         let (result, logs) = sizes.forward(&packed, instructions);
-        let kept = result.shallow_clone();
-        (result, move |gradient: &Tensor| sizes.backward(&packed, &kept, &logs, gradient, instructions))
+        let left = (result.shallow_clone(), logs);
+        (result, move |gradient: &Tensor| sizes.backward(&packed, &left, gradient, instructions))
     })
 }
 
@@ -95,26 +95,26 @@ impl Sizes {
     /// The result, and `[batch · heads, tokens]` for the way back. Heads of a token lie together, as what comes next reads
     /// them.
     fn forward(self, packed: &Tensor, instructions: Instructions) -> (Tensor, Tensor) {
+        match instructions {
+            Instructions::Avx512 => self.forward_by::<__m512, 8, 8>(packed),
+            Instructions::Avx2 => self.forward_by::<__m256, 6, 4>(packed),
+        }
+    }
+
+    fn forward_by<V: Vector, const K: usize, const C: usize>(self, packed: &Tensor) -> (Tensor, Tensor) {
         let result = Tensor::empty(self.shape(), (Kind::Float, Device::Cpu));
         let logs = Tensor::empty([self.num() as i64, self.tokens as i64], (Kind::Float, Device::Cpu));
         let (from, to, to_logs) = (floats(packed), Shared::new(&result), Shared::new(&logs));
-        let panel_len = instructions.panel();
-        let panels = self.tokens.div_ceil(panel_len);
+        let panels = self.tokens.div_ceil(Line::<V>::PANEL);
         for_each(self.num() * panels, |unit| {
-            let (index, first) = (unit / panels, unit % panels * panel_len);
+            let (index, first) = (unit / panels, unit % panels * Line::<V>::PANEL);
             let head = self.head(from, index);
             // SAFETY: the processor has the instructions.
             let (rows, sums) = unsafe {
-                match instructions {
-                    Instructions::Avx512 => __m512::compiled(
-                        #[inline(always)]
-                        || forward::panel::<__m512, 8, 8>(head, first),
-                    ),
-                    Instructions::Avx2 => __m256::compiled(
-                        #[inline(always)]
-                        || forward::panel::<__m256, 6, 4>(head, first),
-                    ),
-                }
+                V::compiled(
+                    #[inline(always)]
+                    || forward::panel::<V, K, C>(head, first),
+                )
             };
             for (token, row) in (first..).zip(rows.chunks_exact(self.dim)) {
                 // SAFETY: every unit writes rows and logarithms of its own.
@@ -126,14 +126,25 @@ impl Sizes {
         (result.transpose(1, 2), logs)
     }
 
-    /// The gradient of `packed`.
+    /// The gradient of `packed`, which [`Sizes::forward`] made `left` of, from that of its result.
     fn backward(
         self,
         packed: &Tensor,
-        result: &Tensor,
-        logs: &Tensor,
+        left: &(Tensor, Tensor),
         gradient: &Tensor,
         instructions: Instructions,
+    ) -> Tensor {
+        match instructions {
+            Instructions::Avx512 => self.backward_by::<__m512, 8, 8>(packed, left, gradient),
+            Instructions::Avx2 => self.backward_by::<__m256, 6, 4>(packed, left, gradient),
+        }
+    }
+
+    fn backward_by<V: Vector, const K: usize, const C: usize>(
+        self,
+        packed: &Tensor,
+        (result, logs): &(Tensor, Tensor),
+        gradient: &Tensor,
     ) -> Tensor {
         let [result, gradient] = [result, gradient].map(|tensor| tensor.transpose(1, 2).contiguous());
         let shape = self.shape();
@@ -149,16 +160,10 @@ impl Sizes {
             let head = self.head(from, index);
             // SAFETY: the processor has the instructions.
             let gradients = unsafe {
-                match instructions {
-                    Instructions::Avx512 => __m512::compiled(
-                        #[inline(always)]
-                        || backward::gradients::<__m512, 8, 8>(head, seen),
-                    ),
-                    Instructions::Avx2 => __m256::compiled(
-                        #[inline(always)]
-                        || backward::gradients::<__m256, 6, 4>(head, seen),
-                    ),
-                }
+                V::compiled(
+                    #[inline(always)]
+                    || backward::gradients::<V, K, C>(head, seen),
+                )
             };
             for (part, rows) in [gradients.query, gradients.key, gradients.value].iter().enumerate() {
                 for (token, row) in rows.chunks_exact(self.dim).enumerate() {

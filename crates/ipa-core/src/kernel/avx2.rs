@@ -1,10 +1,11 @@
 //! Vectors of eight numbers.
 
 use std::arch::x86_64::{
-    __m256, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm256_add_epi32, _mm256_add_ps, _mm256_castsi256_ps,
-    _mm256_cmpgt_epi32, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_mask_i32gather_ps, _mm256_maskload_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_sub_ps,
+    __m256, _CMP_NLE_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps,
+    _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_cmpgt_epi32, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mask_i32gather_ps, _mm256_maskload_ps, _mm256_max_ps, _mm256_mul_ps,
+    _mm256_round_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_slli_epi32,
+    _mm256_storeu_ps, _mm256_sub_ps,
 };
 
 use super::Vector;
@@ -93,11 +94,11 @@ unsafe impl Vector for __m256 {
 
     #[inline(always)]
     fn times_power(self, whole: Self) -> Self {
-        // A power of two is its exponent and nothing else; that of -127 is zero.
+        // A power of two is its exponent and nothing else. What is no number stays none.
         unsafe {
-            let bounded = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_set1_ps(-127.0), whole));
-            let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(bounded, _mm256_set1_epi32(127)));
-            _mm256_mul_ps(self, _mm256_castsi256_ps(power))
+            let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127)));
+            let is_there = _mm256_cmp_ps::<_CMP_NLE_UQ>(whole, _mm256_set1_ps(-127.0));
+            _mm256_and_ps(_mm256_mul_ps(self, _mm256_castsi256_ps(power)), is_there)
         }
     }
 }

@@ -1,8 +1,7 @@
 //! What kernels of our own are made of: products of a few rows that stay in registers, and powers of two; written once for
 //! vectors of each size.
 //!
-//! Everything generic here is inlined into functions that are compiled for a processor's instructions, and nothing of it is
-//! called elsewhere.
+//! Whatever computes with vectors is inlined into [`Vector::compiled`], and nothing of it is called elsewhere.
 
 mod avx2;
 mod avx512;
@@ -13,7 +12,7 @@ use std::arch::x86_64::{__m256, __m512};
 pub(crate) use product::{Left, Rows, add_product, add_wide, turned};
 
 /// The instructions that kernels are compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Instructions {
     /// 16 numbers in a vector, 32 vectors.
     Avx512,
@@ -47,11 +46,11 @@ impl Instructions {
     }
 }
 
-/// A vector of numbers, which are all that it consists of.
+/// A vector of numbers. Everything that computes with some is called inside [`Vector::compiled`] alone, on a processor that
+/// has the instructions: that is what its functions that are not `unsafe` rely on, and what `unsafe` ones "as [`Vector`]" ask.
 ///
 /// # Safety
-/// Whoever makes one, by [`Vector::splat`] or [`Vector::load`], is compiled for the vector's instructions and runs on a
-/// processor that has them; the rest follows.
+/// It is [`Vector::LANES`] numbers and nothing else, of any bits.
 pub(crate) unsafe trait Vector: Copy + Send + Sync + std::fmt::Debug {
     const LANES: usize;
     /// How many may be beside each other in [`add_wide`], so that the sums of all rows stay in registers.
@@ -97,10 +96,10 @@ pub(crate) unsafe trait Vector: Copy + Send + Sync + std::fmt::Debug {
     fn exp2(self) -> Self {
         let whole = self.rounded();
         let rest = self.minus(whole);
-        // SAFETY: there is a vector already.
-        let mut sum = unsafe { Self::splat(SERIES[0]) };
-        for term in &SERIES[1..] {
-            // SAFETY: as above.
+        // SAFETY: as `Vector` says.
+        let mut sum = unsafe { Self::splat(EXP2_SERIES[0]) };
+        for term in &EXP2_SERIES[1..] {
+            // SAFETY: as `Vector` says.
             sum = sum.mul_add(rest, unsafe { Self::splat(*term) });
         }
         sum.times_power(whole)
@@ -108,7 +107,7 @@ pub(crate) unsafe trait Vector: Copy + Send + Sync + std::fmt::Debug {
 }
 
 /// Taylor's series of `2^x`; the next term is 5e-9 at the ends of ±1/2.
-pub(crate) const SERIES: [f32; 8] = [
+pub(crate) const EXP2_SERIES: [f32; 8] = [
     1.525_273_4e-5,
     1.540_353e-4,
     1.333_355_8e-3,
@@ -128,6 +127,9 @@ impl<V: Vector> Line<V> {
     /// Queries or positions that are computed together.
     pub(crate) const PANEL: usize = 2 * V::LANES;
 
+    /// It is so many numbers and nothing else.
+    const IS_NUMBERS: () = assert!(size_of::<Self>() == Self::PANEL * size_of::<f32>());
+
     // SAFETY: zeros are numbers, of which a line consists.
     pub(crate) const ZERO: Self = unsafe { std::mem::zeroed() };
 
@@ -146,15 +148,16 @@ impl<V: Vector> Line<V> {
 
     #[inline(always)]
     pub(crate) fn numbers_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as `all_numbers`.
+        let () = Self::IS_NUMBERS;
+        // SAFETY: as was just asked.
         unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(self).cast(), Self::PANEL) }
     }
 
     /// The numbers of lines, which lie without gaps.
     #[inline(always)]
     pub(crate) fn all_numbers(lines: &[Self]) -> &[f32] {
-        const { assert!(size_of::<Self>() == Self::PANEL * size_of::<f32>()) };
-        // SAFETY: a line is so many numbers and nothing else.
+        let () = Self::IS_NUMBERS;
+        // SAFETY: as was just asked.
         unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * Self::PANEL) }
     }
 
@@ -210,5 +213,74 @@ impl<V: Vector> Line<V> {
             *value = value.exp2();
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls a function for the vectors of all instructions that this processor has.
+    macro_rules! for_all {
+        ($of:ident) => {
+            // SAFETY: the processor has the instructions.
+            unsafe {
+                if Instructions::Avx512.is_there() {
+                    __m512::compiled(
+                        #[inline(always)]
+                        || $of::<__m512>(),
+                    );
+                }
+                if Instructions::Avx2.is_there() {
+                    __m256::compiled(
+                        #[inline(always)]
+                        || $of::<__m256>(),
+                    );
+                }
+            }
+        };
+    }
+
+    fn numbers<V: Vector>(vector: V) -> Vec<f32> {
+        let mut numbers = vec![0.0; V::LANES];
+        // SAFETY: there is room for it.
+        unsafe { vector.store(numbers.as_mut_ptr()) };
+        numbers
+    }
+
+    unsafe fn powers<V: Vector>() {
+        let of = |x: f32| unsafe { numbers(V::splat(x).exp2())[0] };
+        for step in -125_500..=1_000 {
+            let x = step as f32 / 1000.0 + 1e-5;
+            let exact = f64::from(x).exp2();
+            assert!((f64::from(of(x)) / exact - 1.0).abs() < 2e-7, "2^{x} is {exact}, not {}", of(x));
+        }
+        assert_eq!([0.0, 1.0, -1.0, -126.0].map(of), [1.0, 2.0, 0.5, f32::MIN_POSITIVE]);
+        assert_eq!([-200.0, -1e30, f32::NEG_INFINITY].map(of), [0.0; 3]);
+        assert!(of(f32::NAN).is_nan());
+    }
+
+    unsafe fn parts<V: Vector>() {
+        let all: Vec<f32> = (1..=20).map(|number| number as f32).collect();
+        for count in 0..=V::LANES {
+            // Nothing lies beyond it.
+            let some = all[..count].to_vec().into_boxed_slice();
+            let found = unsafe { numbers(V::load_part(some.as_ptr(), count)) };
+            assert!(found[..count] == some[..] && found[count..].iter().all(|number| *number == 0.0), "{count}");
+        }
+        let places: Vec<i32> = (0..V::LANES as i32).map(|lane| if lane % 3 == 1 { -1 } else { 19 - lane }).collect();
+        let found = unsafe { numbers(V::gather(all.as_ptr(), places.as_ptr())) };
+        let expected = places.iter().map(|place| usize::try_from(*place).map_or(0.0, |place| all[place]));
+        assert!(found.into_iter().eq(expected));
+    }
+
+    #[test]
+    fn powers_are_exact_to_the_last_place() {
+        for_all!(powers);
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_read() {
+        for_all!(parts);
     }
 }

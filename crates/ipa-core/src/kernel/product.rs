@@ -38,7 +38,7 @@ pub(crate) fn add_product<V: Vector, const R: usize>(sums: &mut [Line<V>; R], le
     for (k, line) in right.iter().enumerate() {
         let line = *line;
         for (row, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: it was just asked whether the last of these lies within; there are vectors already.
+            // SAFETY: it was just asked whether the last of these lies within.
             let factor = unsafe { V::splat(*begin.add(row * left.row_step + k * left.k_step)) };
             for (sum, number) in sum.0.iter_mut().zip(line.0) {
                 *sum = factor.mul_add(number, *sum);
@@ -84,10 +84,11 @@ pub(crate) fn add_wide<V: Vector, const R: usize, const N: usize>(
     let begin = left.numbers.as_ptr();
     for k in 0..count {
         let place = (first + k) * right.step + column;
-        let mut factors = sums[0];
+        // SAFETY: as `Vector` says.
+        let mut factors = [unsafe { V::splat(0.0) }; N];
         for (vector, factor) in factors.iter_mut().enumerate() {
             let done = vector * V::LANES;
-            // SAFETY: the row lies within, and what is beyond it is left out; there are vectors already.
+            // SAFETY: the row lies within, and what is beyond it is left out.
             *factor = unsafe { V::load_part(right.numbers.as_ptr().add(place + done), right.width - column - done) };
         }
         for (row, sum) in sums.iter_mut().enumerate() {

@@ -2,6 +2,7 @@
 //! ways, by kernels of our own.
 
 use std::arch::x86_64::{__m256, __m512, _MM_HINT_T0, _mm_prefetch};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
@@ -29,36 +30,41 @@ pub(super) fn suits(weight: &Tensor) -> bool {
 /// `hidden` `[batch, inputs, height, width]` by `weight` `[outputs, inputs, 3, 3]`, padded by 1; back, `[batch, outputs, height,
 /// width]` by the same.
 pub(super) fn convolved(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>, way: Way) -> Tensor {
+    match Instructions::found().expect("`suits` asked for it") {
+        Instructions::Avx512 => convolved_by::<__m512, 8>(hidden, weight, bias, way),
+        Instructions::Avx2 => convolved_by::<__m256, 4>(hidden, weight, bias, way),
+    }
+}
+
+/// With `R` rows at a time.
+fn convolved_by<V: Vector, const R: usize>(
+    hidden: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    way: Way,
+) -> Tensor {
     let (hidden, weight) = (hidden.contiguous(), weight.contiguous());
-    let instructions = Instructions::found().expect("`suits` asked for it");
     let (batch, read, height, width) = hidden.size4().expect("pictures have four sizes");
     let written = if way == Way::Forward { weight.size()[0] } else { weight.size()[1] };
     let result = Tensor::empty([batch, written, height, width], (Kind::Float, Device::Cpu));
-    let windows = Windows::new([batch, read, height, width].map(|size| size as usize), way, instructions.panel());
+    let windows = Windows::<V>::new([batch, read, height, width].map(|size| size as usize), way);
     let weights = Weights { numbers: floats(&weight), inputs: weight.size()[1] as usize, way };
     let bias = bias.map(|bias| floats(&bias.contiguous()).to_vec());
     let (rows, positions) = (written as usize, (height * width) as usize);
     let at_once = rows.div_ceil(tch::get_num_threads().max(1) as usize).next_multiple_of(ROWS);
     let (from, to) = (floats(&hidden), Shared::new(&result));
     for_each(rows.div_ceil(at_once), |unit| {
-        let first = unit * at_once;
-        let mine = first..rows.min(first + at_once);
+        let mine = unit * at_once..rows.min((unit + 1) * at_once);
         // SAFETY: the processor has the instructions.
         let sums = unsafe {
-            match instructions {
-                Instructions::Avx512 => __m512::compiled(
-                    #[inline(always)]
-                    || all::<__m512, 8>(&windows, from, weights, mine),
-                ),
-                Instructions::Avx2 => __m256::compiled(
-                    #[inline(always)]
-                    || all::<__m256, 4>(&windows, from, weights, mine),
-                ),
-            }
+            V::compiled(
+                #[inline(always)]
+                || all::<V, R>(&windows, from, weights, mine.clone()),
+            )
         };
-        for (row, numbers) in (first..).zip(sums.chunks_exact(windows.panels * windows.panel)) {
+        for (row, lines) in mine.zip(sums.chunks_exact(windows.panels)) {
             let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
-            let mut numbers = numbers.iter().map(|number| number + bias);
+            let mut numbers = Line::all_numbers(lines).iter().map(|number| number + bias);
             for picture in 0..batch as usize {
                 // SAFETY: every unit writes the planes of its own rows.
                 let plane = unsafe { to.part((picture * rows + row) * positions, positions) };
@@ -72,11 +78,11 @@ pub(super) fn convolved(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>,
 /// All products of some rows, `R` at a time: `[rows, panels]`.
 #[inline(always)]
 fn all<V: Vector, const R: usize>(
-    windows: &Windows,
+    windows: &Windows<V>,
     from: &[f32],
     weights: Weights<'_>,
     rows: Range<usize>,
-) -> Vec<f32> {
+) -> Vec<Line<V>> {
     let panels = windows.panels;
     let mut sums = vec![Line::<V>::ZERO; panels * rows.len()];
     let mut lines = vec![Line::<V>::ZERO; panels * CHANNELS * TAPS];
@@ -107,7 +113,7 @@ fn all<V: Vector, const R: usize>(
             }
         }
     }
-    Line::all_numbers(&sums).to_vec()
+    sums
 }
 
 /// `[outputs, inputs, 3, 3]`.
@@ -150,19 +156,19 @@ impl<'a> Weights<'a> {
 }
 
 /// What every position reads of a channel.
-struct Windows {
+struct Windows<V> {
     channels: usize,
     /// Numbers of a picture's channel.
     plane: usize,
-    /// How many positions are computed together.
-    panel: usize,
     panels: usize,
     /// By tap and position, counted through all pictures: where it reads in the first channel; below 0 outside.
     places: Vec<i32>,
+    lines: PhantomData<V>,
 }
 
-impl Windows {
-    fn new([batch, channels, height, width]: [usize; 4], way: Way, panel: usize) -> Self {
+impl<V: Vector> Windows<V> {
+    fn new([batch, channels, height, width]: [usize; 4], way: Way) -> Self {
+        let panel = Line::<V>::PANEL;
         let panels = (batch * height * width).div_ceil(panel);
         let mut places = vec![-1; TAPS * panels * panel];
         for (tap, places) in places.chunks_exact_mut(panels * panel).enumerate() {
@@ -176,14 +182,14 @@ impl Windows {
                 }
             }
         }
-        Self { channels, plane: height * width, panel, panels, places }
+        Self { channels, plane: height * width, panels, places, lines: PhantomData }
     }
 
     /// The lines `[channels, 9]` of a panel.
     #[inline(always)]
-    fn read<V: Vector>(&self, from: &[f32], channels: Range<usize>, panel: usize, to: &mut [Line<V>]) {
+    fn read(&self, from: &[f32], channels: Range<usize>, panel: usize, to: &mut [Line<V>]) {
         for tap in 0..TAPS {
-            let places = &self.places[(tap * self.panels + panel) * self.panel..][..self.panel];
+            let places = &self.places[(tap * self.panels + panel) * Line::<V>::PANEL..][..Line::<V>::PANEL];
             for (channel, lines) in channels.clone().zip(to.chunks_exact_mut(TAPS)) {
                 lines[tap] = gathered(&from[channel * self.plane..], places);
             }

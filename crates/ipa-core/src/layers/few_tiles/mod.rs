@@ -33,10 +33,11 @@ const FEWEST: i64 = 32;
 pub(super) fn suits(hidden: &Tensor, weight: &Tensor) -> bool {
     let (batch, _, height, width) = hidden.size4().unwrap_or_default();
     let (outputs, inputs, ..) = weight.size4().unwrap_or_default();
-    let (tiles, panel) = (batch * height * width / 4, Instructions::found().map_or(0, |found| found.panel() as i64));
+    let tiles = batch * height * width / 4;
+    let fills_panels = |instructions: Instructions| tiles % instructions.panel() as i64 == 0;
     let is_whole = [height, width].iter().all(|side| side % 2 == 0)
         && [outputs, inputs].iter().all(|channels| channels % GROUP as i64 == 0);
-    winograd::is_enabled() && is_whole && panel > 0 && tiles >= FEWEST && tiles % panel == 0
+    winograd::is_enabled() && is_whole && tiles >= FEWEST && Instructions::found().is_some_and(fills_panels)
 }
 
 /// As [`super::few_positions::convolved`].
@@ -201,7 +202,7 @@ fn transformed<V: Vector>([a, b, c, d]: [Line<V>; 4]) -> [Line<V>; 4] {
 /// `Aᵀ m A` of a panel, and the bias: the four numbers of every tile.
 #[inline(always)]
 fn untransformed<V: Vector>(sums: [Line<V>; NUMBERS], bias: f32) -> [Line<V>; 4] {
-    // SAFETY: there are vectors already.
+    // SAFETY: as `Vector` says.
     let bias = unsafe { Line::splat(bias) };
     let mut columns = [[Line::ZERO; 2]; 4];
     for (x, column) in columns.iter_mut().enumerate() {

@@ -114,7 +114,7 @@ impl Weights<'_> {
 
 #[inline(always)]
 fn transformed_kernel<V: Vector>(kernel: [V; TAPS]) -> [V; NUMBERS] {
-    // SAFETY: there are vectors already.
+    // SAFETY: as `Vector` says.
     let half = unsafe { V::splat(0.5) };
     let mut columns = [half; 12];
     for x in 0..3 {

@@ -101,6 +101,17 @@ mod tests {
 
     #[test]
     fn far_gates_are_open_or_shut() {
+        let gates = Tensor::linspace(-20, 20, 320, (Kind::Float, tch::Device::Cpu));
+        let projected = Tensor::stack(&[Tensor::ones_like(&gates), gates], 0).view([1, 640]);
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(
+            own::suits(&projected),
+            crate::kernel::Instructions::Avx2.is_there() && crate::parallel::is_shared()
+        );
+        let (found, exact) = (way(&projected, &geglu), way(&projected.to_kind(Kind::Double), &apart));
+        for (found, exact) in found.iter().zip(&exact) {
+            assert!((found - exact).abs().max().double_value(&[]) < 1e-5);
+        }
         let gates = [-1e30, -30.0, -0.0, 0.0, 30.0, 1e30, f32::INFINITY, f32::NAN].repeat(2);
         let projected = Tensor::from_slice(&[[1.0; 16].as_slice(), &gates].concat());
         let found = Vec::<f32>::try_from(geglu(&projected)).expect("a vector");

@@ -1,17 +1,17 @@
 //! GEGLU and its way back in one pass each: libtorch takes a pass for each operation, and most of the time for the error
 //! function.
 
-use std::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E};
+use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::kernel::Instructions;
+use crate::kernel::{EXP2_SERIES, Instructions};
 use crate::parallel::{Shared, floats, for_each, is_shared};
 
 /// Numbers of a row or several that a thread takes at a time.
 const AT_ONCE: usize = 1 << 14;
 
-/// Whether its numbers lie in order, and this processor is one of those that this is quicker on.
+/// Whether its numbers lie in order, on a processor that has what [`vectorised`] is compiled for.
 pub(super) fn suits(projected: &Tensor) -> bool {
     let width = projected.size().last().map_or(0, |both| both / 2);
     (projected.device(), projected.kind()) == (Device::Cpu, Kind::Float)
@@ -54,6 +54,7 @@ pub(super) fn gradient_of_projected(projected: &Tensor, gradient: &Tensor) -> Te
 /// Makes the last size that of a half, and tells it.
 fn halved(size: &mut [i64]) -> usize {
     let last = size.last_mut().expect("features have sizes");
+    debug_assert!(*last % 2 == 0);
     *last /= 2;
     *last as usize
 }
@@ -123,14 +124,11 @@ impl Normal {
 /// `2^x` of what is not above 0; 0 where that is too small.
 #[inline(always)]
 fn exp2(x: f32) -> f32 {
-    // Taylor's series; the next term is 5e-9 at the ends of ±1/2.
-    const SERIES: [f32; 8] =
-        [1.525_273_4e-5, 1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, LN_2, 1.0];
     /// What is added to it becomes a whole number in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let shifted = x + ROUND;
     let rest = x - (shifted - ROUND);
-    let power = SERIES.iter().fold(0.0, |sum: f32, term| sum.mul_add(rest, *term));
+    let power = EXP2_SERIES.iter().fold(0.0, |sum: f32, term| sum.mul_add(rest, *term));
     let scaled = f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23));
     if x < -126.0 { 0.0 } else { scaled }
 }
