@@ -36,6 +36,33 @@ pub(super) fn convolved(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>,
     }
 }
 
+/// What a convolution that is padded by 1 begins with, either way.
+pub(super) struct Begun {
+    pub(super) hidden: Tensor,
+    pub(super) weight: Tensor,
+    pub(super) bias: Option<Vec<f32>>,
+    /// Of `hidden`.
+    pub(super) sizes: [usize; 4],
+    /// Channels of the result.
+    pub(super) rows: usize,
+    pub(super) result: Tensor,
+}
+
+impl Begun {
+    pub(super) fn new(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>, way: Way) -> Self {
+        let (batch, read, height, width) = hidden.size4().expect("pictures have four sizes");
+        let rows = if way == Way::Forward { weight.size()[0] } else { weight.size()[1] };
+        Self {
+            hidden: hidden.contiguous(),
+            weight: weight.contiguous(),
+            bias: bias.map(|bias| floats(&bias.contiguous()).to_vec()),
+            sizes: [batch, read, height, width].map(|size| size as usize),
+            rows: rows as usize,
+            result: Tensor::empty([batch, rows, height, width], (Kind::Float, Device::Cpu)),
+        }
+    }
+}
+
 /// With `R` rows at a time.
 fn convolved_by<V: Vector, const R: usize>(
     hidden: &Tensor,
@@ -43,14 +70,11 @@ fn convolved_by<V: Vector, const R: usize>(
     bias: Option<&Tensor>,
     way: Way,
 ) -> Tensor {
-    let (hidden, weight) = (hidden.contiguous(), weight.contiguous());
-    let (batch, read, height, width) = hidden.size4().expect("pictures have four sizes");
-    let written = if way == Way::Forward { weight.size()[0] } else { weight.size()[1] };
-    let result = Tensor::empty([batch, written, height, width], (Kind::Float, Device::Cpu));
-    let windows = Windows::<V>::new([batch, read, height, width].map(|size| size as usize), way);
+    let Begun { hidden, weight, bias, sizes, rows, result } = Begun::new(hidden, weight, bias, way);
+    let [batch, _, height, width] = sizes;
+    let windows = Windows::<V>::new(sizes, way);
     let weights = Weights { numbers: floats(&weight), inputs: weight.size()[1] as usize, way };
-    let bias = bias.map(|bias| floats(&bias.contiguous()).to_vec());
-    let (rows, positions) = (written as usize, (height * width) as usize);
+    let positions = height * width;
     let at_once = rows.div_ceil(tch::get_num_threads().max(1) as usize).next_multiple_of(ROWS);
     let (from, to) = (floats(&hidden), Shared::new(&result));
     for_each(rows.div_ceil(at_once), |unit| {
@@ -65,7 +89,7 @@ fn convolved_by<V: Vector, const R: usize>(
         for (row, lines) in mine.zip(sums.chunks_exact(windows.panels)) {
             let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
             let mut numbers = Line::all_numbers(lines).iter().map(|number| number + bias);
-            for picture in 0..batch as usize {
+            for picture in 0..batch {
                 // SAFETY: every unit writes the planes of its own rows.
                 let plane = unsafe { to.part((picture * rows + row) * positions, positions) };
                 plane.iter_mut().zip(&mut numbers).for_each(|(value, number)| *value = number);

@@ -9,11 +9,11 @@ mod weights;
 use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use weights::{Block, Weights};
 
-use super::few_positions::gathered;
+use super::few_positions::{Begun, gathered};
 use crate::kernel::{Instructions, Line, Vector, add_product};
 use crate::parallel::{Shared, floats, for_each};
 use crate::winograd::{self, Way};
@@ -55,14 +55,10 @@ fn convolved_by<V: Vector, const R: usize>(
     bias: Option<&Tensor>,
     way: Way,
 ) -> Tensor {
-    let (hidden, weight) = (hidden.contiguous(), weight.contiguous());
-    let (batch, read, height, width) = hidden.size4().expect("pictures have four sizes");
-    let written = if way == Way::Forward { weight.size()[0] } else { weight.size()[1] };
-    let result = Tensor::empty([batch, written, height, width], (Kind::Float, Device::Cpu));
-    let [batch, read, written, height, width] = [batch, read, written, height, width].map(|size| size as usize);
-    let tiles = Tiles::<V>::new(floats(&hidden), [batch, read, height, width]);
+    let Begun { hidden, weight, bias, sizes, rows: written, result } = Begun::new(hidden, weight, bias, way);
+    let [_, _, height, width] = sizes;
+    let tiles = Tiles::<V>::new(floats(&hidden), sizes);
     let weights = Weights { numbers: floats(&weight), inputs: weight.size()[1] as usize, way };
-    let bias = bias.map(|bias| floats(&bias.contiguous()).to_vec());
     let share = written.div_ceil(tch::get_num_threads().max(1) as usize).next_multiple_of(GROUP);
     let units: Vec<Range<usize>> = (0..written)
         .step_by(share)
