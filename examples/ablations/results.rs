@@ -25,7 +25,7 @@ pub(crate) struct Settings {
 impl Settings {
     /// Those of the page in this project's documentation.
     pub(crate) const FULL: Self =
-        Self { steps: 600, batch: 16, num_scenes: 4000, num_references: 64, drawing_steps: 25 };
+        Self { steps: 600, batch: 16, num_scenes: 4000, num_references: 64, drawing_steps: 15 };
 }
 
 /// Where it was done.
