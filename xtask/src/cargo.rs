@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 use anyhow::{Context, Result};
 
 use crate::libtorch::{self, Parts};
+use crate::report;
 
 /// The root of the checkout this program was started in.
 pub(crate) fn checkout() -> PathBuf {
@@ -21,16 +22,21 @@ pub(crate) fn test(args: &[OsString]) -> Result<ExitCode> {
     with_libtorch(&["test", "--release", "--workspace"], args)
 }
 
+/// The program with these arguments.
+pub(crate) fn ipa(args: &[OsString]) -> Result<ExitCode> {
+    with_libtorch(&["run", "--release", "--package", "ipa-cli", "--bin", "ipa", "--"], args)
+}
+
 /// `ipa demo`.
 pub(crate) fn demo(args: &[OsString]) -> Result<ExitCode> {
-    with_libtorch(&["run", "--release", "--package", "ipa-cli", "--bin", "ipa", "--", "demo"], args)
+    ipa(&[&["demo".into()], args].concat())
 }
 
 /// `ipa convert`, without arguments of what the reference's training scripts leave by default.
 pub(crate) fn convert_checkpoint(args: &[OsString]) -> Result<ExitCode> {
     let by_default = [OsString::from("sd-ip_adapter")];
     let args = if args.is_empty() { &by_default } else { args };
-    with_libtorch(&["run", "--release", "--package", "ipa-cli", "--bin", "ipa", "--", "convert"], args)
+    ipa(&[&["convert".into()], args].concat())
 }
 
 /// The training of the pocket model.
@@ -50,9 +56,16 @@ fn training_example(name: &str, args: &[OsString]) -> Result<ExitCode> {
     with_libtorch_and(&cargo_args, args, &[("MIMALLOC_PURGE_DELAY", "-1")])
 }
 
-/// Full-size models with random weights, here and in the Python references.
+/// Full-size models with random weights, here and in the Python references; `report`, or nothing, the cosines of a report.
 pub(crate) fn parity(args: &[OsString]) -> Result<ExitCode> {
-    with_libtorch(&["run", "--release", "--package", "ipa", "--example", "parity", "--"], args)
+    let is_report = args == [OsString::from("report")];
+    if !is_report {
+        let compared = with_libtorch(&["run", "--release", "--package", "ipa", "--example", "parity", "--"], args)?;
+        if !args.is_empty() || compared != ExitCode::SUCCESS {
+            return Ok(compared);
+        }
+    }
+    report::run()
 }
 
 /// Downloads of published weights, which need no libtorch.

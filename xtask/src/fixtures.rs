@@ -31,7 +31,11 @@ pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn reference_python() -> Result<OsString> {
+/// The Python that has the references, by the versions this repository's fixtures are of.
+///
+/// # Errors
+/// If it lacks one or has another version, with how to make one.
+pub(crate) fn reference_python() -> Result<OsString> {
     let python = python::interpreters().swap_remove(0);
     let version = |name| python::installed_version(&python, name);
     let mut complaints: Vec<String> = REFERENCES

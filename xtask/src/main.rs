@@ -8,6 +8,7 @@ mod fixtures;
 mod fuzz;
 mod libtorch;
 mod python;
+mod report;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ cargo xtask test [ARGS]         every test of the workspace (cargo test --releas
 cargo xtask pocket [ARGS]       train the pocket model from nothing or another's weights, or go on; --help lists ARGS
 cargo xtask ablations [ARGS]    train, draw and judge the adapters that docs/ablations.md compares; --help lists ARGS
 cargo xtask fetch-weights ARGS  published weights by name, such as sd15 or ip-adapter-plus; --list shows all (ipa fetch ARGS)
-cargo xtask parity [ARGS]       compare full-size models with the Python references
+cargo xtask parity [ARGS]       compare full-size models with the Python references, and a report's cosines (`report`: those alone)
 cargo xtask fixtures            rebuild tests/fixtures from the Python references
 cargo xtask fuzz [TARGET [SEC]] feed the readers of strangers' files with broken ones, each for 600 seconds
 
