@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use image::{ImageFormat, RgbImage, imageops};
 use ipa::core::ThreadLimit;
+use ipa::formats::write_atomically;
 
 use crate::arms::{self, Arm};
 use crate::results::{Machine, Results, Run, Settings};
@@ -158,9 +159,13 @@ fn write(output: &Path, results: &Results) -> Result<()> {
     let path = output.join("ablations.md");
     let page = page::filled(fs::read_to_string(&path).ok(), results)?;
     results.write(&output.join("ablations.json"))?;
-    fs::write(output.join("images/ablations-differences.svg"), plots::differences(results)?)?;
-    fs::write(output.join("images/ablations-scales.svg"), plots::scales(results)?)?;
-    fs::write(&path, page)?;
+    for (path, text) in [
+        (output.join("images/ablations-differences.svg"), plots::differences(results)?),
+        (output.join("images/ablations-scales.svg"), plots::scales(results)?),
+        (path.clone(), page),
+    ] {
+        write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
+    }
     println!("{}\n{}", tables::extent(results), path.display());
     Ok(())
 }

@@ -122,6 +122,14 @@ impl Results {
     pub(crate) fn new(runs: Vec<Run>) -> Result<Self> {
         let first = runs.first().context("there are no runs")?;
         ensure!(runs.iter().all(|run| run.settings == first.settings), "the runs are of different sizes");
+        let num = first.settings.num_references;
+        let is_whole = |drawing: &Drawing| {
+            [drawing.clip_i.len(), drawing.clip_t.len(), drawing.judged.len()].iter().all(|len| *len == num)
+        };
+        ensure!(
+            runs.iter().flat_map(|run| &run.drawings).all(is_whole),
+            "a drawing has not the {num} references that its settings name"
+        );
         Ok(Self { runs })
     }
 
