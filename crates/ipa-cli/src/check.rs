@@ -1,6 +1,7 @@
 //! `ipa check`
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -23,6 +24,7 @@ use crate::provenance::{self, Sources};
 use crate::{interrupt, model, output, progress, scores};
 
 pub(crate) const NUM_CASES: usize = 3;
+const REPORT: &str = "report.html";
 /// Strength of the reference images that leaves room for the prompt.
 pub(crate) const SCALE: f64 = 0.6;
 
@@ -87,9 +89,17 @@ pub(crate) struct CheckArgs {
 pub(crate) struct Checked {
     pub(crate) case: Case,
     pub(crate) picture: RgbImage,
+    /// That of an empty prompt says nothing: see [`Self::graded`].
     pub(crate) score: CaseScore,
     /// Of the picture.
     pub(crate) embedding: Vec<f32>,
+}
+
+impl Checked {
+    /// The score, if there is a prompt to follow.
+    fn graded(&self) -> Option<CaseScore> {
+        (!self.case.prompt.trim().is_empty()).then_some(self.score)
+    }
 }
 
 /// One line of `--json`.
@@ -100,10 +110,37 @@ struct Line<'a> {
     reference: PathBuf,
     file: PathBuf,
     #[serde(flatten)]
-    score: CaseScore,
+    score: Scored,
     /// Likeness on the scoring CLIP's own scale.
     calibrated: Option<f64>,
     mapping: &'a str,
+}
+
+/// What a picture has: all, or without a prompt its likeness alone.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Scored {
+    Both(CaseScore),
+    Likeness { image_cosine: f64, reference_preservation: f64 },
+}
+
+impl Scored {
+    fn of(checked: &Checked) -> Self {
+        let CaseScore { image_cosine, reference_preservation, .. } = checked.score;
+        checked.graded().map_or(Self::Likeness { image_cosine, reference_preservation }, Self::Both)
+    }
+}
+
+impl fmt::Display for Scored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Both(score) => score.fmt(f),
+            Self::Likeness { image_cosine, reference_preservation } => write!(
+                f,
+                "reference preservation {reference_preservation:.1} % (cos {image_cosine:.3}), no prompt to follow"
+            ),
+        }
+    }
 }
 
 pub(crate) fn run(mut args: CheckArgs) -> Result<()> {
@@ -152,6 +189,9 @@ pub(crate) fn run(mut args: CheckArgs) -> Result<()> {
             measurements.skip(skipped);
         });
         page::write(&measurements, &args.output)?;
+    } else if args.output.join(REPORT).exists() {
+        let report = args.output.join(REPORT);
+        output::warn(format_args!("{} is of an earlier run; `--report` writes it anew", report.display()));
     }
     tell(&checked, scale, args)
 }
@@ -243,7 +283,7 @@ fn measurements(checked: &[Checked], stated: Stated, args: &CheckArgs) -> Result
     let choices = vec![choice("Tests", described(&cases, "of a check")), choice("Seeds", args.seed.to_string())];
     let settings = stated.settings(format!("Check of {method}"), Vec::new(), choices)?;
     let mut measurements = Measurements::new(settings)?;
-    for (index, Checked { case, picture, score, embedding }) in checked.iter().enumerate() {
+    for (index, one @ Checked { case, picture, score, embedding }) in checked.iter().enumerate() {
         measurements.add(Row {
             set: Set::Tests,
             case: case.name.clone(),
@@ -255,7 +295,7 @@ fn measurements(checked: &[Checked], stated: Stated, args: &CheckArgs) -> Result
             scale,
             file: file(index),
             image_cosine: score.image_cosine,
-            text_cosine: (!case.prompt.trim().is_empty()).then_some(score.text_cosine),
+            text_cosine: one.graded().map(|score| score.text_cosine),
             caption_cosines: Vec::new(),
             captions: Vec::new(),
             nearest_training: None,
@@ -267,12 +307,13 @@ fn measurements(checked: &[Checked], stated: Stated, args: &CheckArgs) -> Result
 }
 
 fn tell(checked: &[Checked], scale: Option<Calibration>, args: &CheckArgs) -> Result<()> {
-    for (index, Checked { case, score, .. }) in checked.iter().enumerate() {
+    for (index, one @ Checked { case, score, .. }) in checked.iter().enumerate() {
         let [reference, file] = [reference_file(index), file(index)].map(|name| args.output.join(name));
         let (case, prompt) = (case.name.as_str(), case.prompt.as_str());
         let calibrated = scale.map(|scale| scale.score(score.image_cosine));
+        let score = Scored::of(one);
         if args.json {
-            output::json_line(&Line { case, prompt, reference, file, score: *score, calibrated, mapping: MAPPING })?;
+            output::json_line(&Line { case, prompt, reference, file, score, calibrated, mapping: MAPPING })?;
         } else {
             let (file, reference) = (file.display(), reference.display());
             let calibrated = calibrated.map(|found| format!(", calibrated {found:.0}")).unwrap_or_default();
@@ -280,10 +321,14 @@ fn tell(checked: &[Checked], scale: Option<Calibration>, args: &CheckArgs) -> Re
         }
     }
     if !args.json {
-        let mean =
-            |of: fn(&CaseScore) -> f64| checked.iter().map(|one| of(&one.score)).sum::<f64>() / checked.len() as f64;
-        let all = CaseScore::new(mean(|score| score.image_cosine), mean(|score| score.text_cosine));
-        output::line(format_args!("\nall {}: {:.1} % combined ({})", checked.len(), all.combined, all.grade))?;
+        let graded: Vec<CaseScore> = checked.iter().filter_map(Checked::graded).collect();
+        if let Some(all) = CaseScore::mean(&graded) {
+            let over = match graded.len() {
+                num if num == checked.len() => format!("all {num}"),
+                num => format!("the {num} of {} with a prompt", checked.len()),
+            };
+            output::line(format_args!("\n{over}: {:.1} % combined ({})", all.combined, all.grade))?;
+        }
         output::line(MAPPING)?;
         if let Some(Calibration { shuffled, real }) = scale {
             output::line(format_args!(
@@ -291,7 +336,7 @@ fn tell(checked: &[Checked], scale: Option<Calibration>, args: &CheckArgs) -> Re
             ))?;
         }
         if args.report {
-            output::line(format_args!("report: {}", args.output.join("report.html").display()))?;
+            output::line(format_args!("report: {}", args.output.join(REPORT).display()))?;
         }
     }
     Ok(())

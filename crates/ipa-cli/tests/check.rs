@@ -104,6 +104,25 @@ fn people_see_raw_cosines_and_how_they_become_grades() {
     }
 }
 
+/// An empty prompt cannot be followed, on the screen, in JSON and in the report alike.
+#[test]
+fn without_a_prompt_likeness_alone_is_told() {
+    let (clip, tests, output) = (make_clip(), make_tests(), tempfile::tempdir().unwrap());
+    let file = tests.path().join("tests.toml");
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace("a dog", " ")).unwrap();
+    let command = || check(output.path()).with("--clip", clip.path()).with("--tests", &file);
+    let told = command().and("--report").run().done().stdout;
+    assert!(told.contains("no prompt to follow") && told.contains("the 2 of 3 with a prompt: "), "{told}");
+    let combined = told.split_once("with a prompt: ").unwrap().1.split_once(" % combined").unwrap().0;
+    let report = read_json(&output.path().join("evaluation_report.json"));
+    assert_eq!(format!("{:.1}", report["adapters"][0]["tests"]["score"]["combined"].as_f64().unwrap()), combined);
+    let again = command().and("--json").run().done();
+    assert!(again.stderr.contains("report.html is of an earlier run"), "{}", again.stderr);
+    let fields = |line: &serde_json::Value| ["image_cosine", "grade"].map(|field| line.get(field).is_some());
+    let lines: Vec<_> = again.json_lines().iter().map(fields).collect();
+    assert_eq!(lines, [[true, true], [true, false], [true, true]]);
+}
+
 #[test]
 fn a_model_without_a_clip_asks_for_one() {
     let (data, output) = (make_dataset(THREE_ROWS), tempfile::tempdir().unwrap());

@@ -158,9 +158,10 @@ fn after_ctrl_c_the_same_command_goes_on() {
     let (whole, part) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let long = |report: &Path| evaluate(report).with("--steps", "20");
     run(long(whole.path())).done();
-    let running = long(part.path()).start_with_cache(cache());
+    let mut running = long(part.path()).start_with_cache(cache());
     let rows = || fs::read_to_string(part.path().join(MEASUREMENTS)).unwrap_or_default().lines().count();
     while rows() < 5 {
+        assert!(!running.has_ended());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     running.signal("INT");

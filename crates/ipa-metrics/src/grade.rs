@@ -89,6 +89,23 @@ impl CaseScore {
         let grade = Grade::of(combined);
         Self { image_cosine, text_cosine, reference_preservation, prompt_following, combined, grade }
     }
+
+    /// The mean of every number, graded by its own `combined`; `None` of no scores.
+    ///
+    /// Percentages are averaged and not made of the mean cosines, so that what one picture follows beyond 100 % does not
+    /// make up for what another lacks.
+    pub fn mean(scores: &[Self]) -> Option<Self> {
+        let mean = |of: fn(&Self) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
+        let combined = mean(|score| score.combined);
+        (!scores.is_empty()).then(|| Self {
+            image_cosine: mean(|score| score.image_cosine),
+            text_cosine: mean(|score| score.text_cosine),
+            reference_preservation: mean(|score| score.reference_preservation),
+            prompt_following: mean(|score| score.prompt_following),
+            combined,
+            grade: Grade::of(combined),
+        })
+    }
 }
 
 impl fmt::Display for CaseScore {
@@ -130,6 +147,15 @@ mod tests {
         let score = CaseScore::new(0.75, 0.25);
         assert_eq!((score.reference_preservation, score.prompt_following), (75.0, 62.5));
         assert_eq!((score.combined, score.grade), (68.75, Grade::C));
+    }
+
+    /// The second follows 60 % more than 100 %, which the first cannot have.
+    #[test]
+    fn percentages_are_averaged_and_not_made_of_the_mean_cosines() {
+        let mean = CaseScore::mean(&[CaseScore::new(0.9, 0.1), CaseScore::new(0.5, 0.64)]).unwrap();
+        assert!((mean.text_cosine - 0.37).abs() < 1e-12 && (mean.prompt_following - 62.5).abs() < 1e-9, "{mean:?}");
+        assert!((mean.reference_preservation - 70.0).abs() < 1e-9 && (mean.combined - 66.25).abs() < 1e-9, "{mean:?}");
+        assert_eq!((mean.grade, CaseScore::mean(&[])), (Grade::C, None));
     }
 
     #[test]

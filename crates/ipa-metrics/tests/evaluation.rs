@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use ipa_metrics::evaluation::{
-    EvaluationReport, MeasurementLog, Measurements, MethodKind, NearestTraining, ProtocolSize, PublishedScores, Row,
-    Set, Tone, read_measurements,
+    EvaluationReport, MeasurementLog, Measurements, MethodKind, NearestTraining, ProtocolSize, PublishedScores, Remark,
+    Row, Set, Tone, read_measurements,
 };
 use ipa_metrics::{bootstrap_mean, paired_difference};
 use proptest::prelude::*;
@@ -116,11 +116,47 @@ fn the_verdict_speaks_of_scores_chance_copies_and_what_is_missing() {
     let said = |tone: Tone, words: &str| {
         report.verdict.iter().any(|remark| remark.tone == tone && remark.text.contains(words))
     };
-    assert!(said(Tone::Good, "mascot keeps") || said(Tone::Plain, "mascot keeps"), "{:?}", report.verdict);
+    assert!(said(Tone::Plain, "mascot keeps"), "three tests are never called good: {:?}", report.verdict);
+    assert!(!said(Tone::Caution, "Text only was not drawn"), "{:?}", report.verdict);
     assert!(said(Tone::Plain, "Beside text only, mascot is closer to the reference by"), "{:?}", report.verdict);
     assert!(said(Tone::Caution, "as near to a training picture as a copy"), "{:?}", report.verdict);
     assert!(said(Tone::Caution, "3 tests are an impression"), "{:?}", report.verdict);
     assert!(said(Tone::Caution, "2 cases were skipped"), "{:?}", report.verdict);
+}
+
+/// Twelve tests, of which an adapter that is switched off has the same percentages.
+#[test]
+fn scores_are_called_good_beside_text_alone_only() {
+    let verdict = |likeness_of_text_only: Option<f64>| {
+        let mut made_up = support::evaluation();
+        let is_meant = |row: &&Row| row.set == Set::Tests && row.prompt_index == 0 && row.case == "test 1";
+        let of = |method: &str| {
+            made_up
+                .rows
+                .iter()
+                .filter(is_meant)
+                .find(|row| row.method == method && row.scale == if method == "mascot" { 0.5 } else { 0.0 })
+        };
+        let (own, text_only) = (of("mascot").unwrap().clone(), of("text only").unwrap().clone());
+        made_up.rows.clear();
+        for index in 0..12 {
+            let named = |row: &Row, image_cosine: f64| Row {
+                case: format!("test {index}"),
+                file: format!("pictures/{}-{index}.png", row.method),
+                image_cosine,
+                text_cosine: Some(0.5),
+                ..row.clone()
+            };
+            made_up.rows.push(named(&own, 0.6 + 0.01 * f64::from(index)));
+            made_up.rows.extend(likeness_of_text_only.map(|likeness| named(&text_only, likeness)));
+        }
+        measured(&made_up).report().unwrap().verdict
+    };
+    let tone = |verdict: &[Remark]| verdict.iter().find(|remark| remark.text.contains("mascot keeps")).unwrap().tone;
+    let warns = |verdict: &[Remark]| verdict.iter().any(|remark| remark.text.contains("Text only was not drawn"));
+    let (closer, same, alone) = (verdict(Some(0.3)), verdict(Some(0.655)), verdict(None));
+    assert_eq!([&closer, &same, &alone].map(|verdict| tone(verdict)), [Tone::Good, Tone::Plain, Tone::Plain]);
+    assert_eq!([&closer, &same, &alone].map(|verdict| warns(verdict)), [false, false, true]);
 }
 
 #[test]

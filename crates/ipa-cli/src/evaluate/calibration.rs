@@ -61,15 +61,17 @@ pub(crate) fn measure(folder: Option<&Path>, model: &str, clip: &ClipModel) -> R
     }
 }
 
-/// Pictures of one thing are pairs within it; strangers are the first pictures of two things that follow one another.
+/// Pictures of one thing are pairs within it, and each thing counts as their mean; strangers are the first pictures of two
+/// things that follow one another.
 fn scale(things: &[Vec<Vec<f32>>]) -> Result<Calibration> {
     let (mut real, mut shuffled) = (Vec::new(), Vec::new());
     for (index, thing) in things.iter().enumerate() {
-        for (place, first) in thing.iter().enumerate() {
-            for second in &thing[place + 1..] {
-                real.push(cosine(first, second)?);
-            }
-        }
+        let pairs = thing
+            .iter()
+            .enumerate()
+            .flat_map(|(place, first)| thing[place + 1..].iter().map(move |second| (first, second)));
+        let cosines = pairs.map(|(first, second)| cosine(first, second)).collect::<Result<Vec<_>, _>>()?;
+        real.push(cosines.iter().sum::<f64>() / cosines.len() as f64);
         shuffled.push(cosine(&thing[0], &things[(index + 1) % things.len()][0])?);
     }
     Ok(Calibration::new(&shuffled, &real)?)

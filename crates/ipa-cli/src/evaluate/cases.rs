@@ -48,7 +48,7 @@ pub(crate) fn test_name(index: usize) -> String {
 /// # Errors
 /// If the file or a picture in it cannot be read.
 pub(crate) fn from_tests(path: &Path) -> Result<Vec<Case>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = ipa_formats::read_text(path)?;
     let tests: TestsFile = toml::from_str(&text).with_context(|| format!("{} is not a tests file", path.display()))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let case = |(index, test): (usize, TestsCase)| {
@@ -65,7 +65,12 @@ pub(crate) fn from_tests(path: &Path) -> Result<Vec<Case>> {
 pub(crate) fn from_data(path: &Path, set: Set, limit: usize) -> Result<(Vec<Case>, Vec<Skipped>)> {
     let mut cases = Vec::new();
     let (_, skipped) = listed::read(path, set, limit, |(_, row), sample, reference| {
-        let name = if set == Set::Tests { test_name(row) } else { sample.key };
+        let is_known = cases.iter().any(|case: &Case| case.name == sample.key);
+        let name = match (set, is_known) {
+            (Set::Tests, _) => test_name(row),
+            (_, true) => format!("{} {}", sample.key, row + 1), // the same picture with another caption
+            (_, false) => sample.key,
+        };
         cases.push(Case { name, reference, prompt: sample.text, scene: None });
         Ok(())
     })?;

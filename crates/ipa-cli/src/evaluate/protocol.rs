@@ -22,10 +22,9 @@ use crate::{interrupt, progress, scores};
 pub(super) fn run(begun: &Begun) -> Result<MeasurementLog> {
     let args = begun.args;
     let data = args.data.as_deref().unwrap_or(".".as_ref());
-    let mut set = ImageSet::open(data)?;
-    set.images.truncate(args.limit().unwrap_or(usize::MAX));
-    if set.images.is_empty() {
-        bail!("{} has no image that can be used: {}", data.display(), set.skipped[0].reason);
+    let set = ImageSet::open(data, args.limit().unwrap_or(usize::MAX))?;
+    if let (true, Some(Skipped { file, reason, .. })) = (set.images.is_empty(), set.skipped.first()) {
+        bail!("{} has no image that can be used: {file}: {reason}", data.display());
     }
     let clip = scores::clip_model(args.metric_model.as_deref(), &begun.source, begun.options.0)?;
     let adapters = begun.adapters.iter().map(|adapter| methods::method(&adapter.name, &adapter.source));

@@ -15,6 +15,9 @@ pub enum EvaluationError {
     /// A number outside its range, from a broken model or a broken file.
     #[error("picture `{file}`: `{field}` {problem}")]
     Value { file: String, field: &'static str, problem: String },
+    /// Texts that no line of measurements holds.
+    #[error("picture `{file}` has more than {max} bytes of prompt and captions: shorten them, CLIP reads 77 tokens")]
+    LongText { file: String, max: usize },
     /// A method that the settings do not know.
     #[error("picture `{file}`: `method` is `{method}`, which the settings do not name; they name {known}")]
     UnknownMethod { file: String, method: String, known: String },

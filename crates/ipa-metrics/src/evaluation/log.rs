@@ -15,6 +15,8 @@ use super::{EvaluationError, Measurements, Row, Settings, Skipped};
 
 /// A line with the embedding of any CLIP has a tenth of this.
 const MAX_LINE_BYTES: u64 = 1 << 20;
+/// Of a picture's prompt and captions: even if JSON needs six bytes for every one, a line holds them.
+const MAX_TEXT_BYTES: usize = 1 << 17;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,8 +79,12 @@ impl MeasurementLog {
     /// Takes in a picture and writes it down.
     ///
     /// # Errors
-    /// Those of [`Measurements::add`], after which nothing was written; [`EvaluationError::Write`].
+    /// Those of [`Measurements::add`] and [`EvaluationError::LongText`], after which nothing was written;
+    /// [`EvaluationError::Write`].
     pub fn add(&mut self, row: Row) -> Result<(), EvaluationError> {
+        if [&row.prompt].into_iter().chain(&row.captions).map(String::len).sum::<usize>() > MAX_TEXT_BYTES {
+            return Err(EvaluationError::LongText { file: row.file, max: MAX_TEXT_BYTES });
+        }
         let before = self.measurements.len();
         self.measurements.add(row.clone())?;
         match self.measurements.len() == before {
@@ -305,6 +311,20 @@ mod tests {
         let path = folder.path().join("measurements.jsonl");
         let _first = MeasurementLog::open(&path, settings()).unwrap();
         assert!(matches!(MeasurementLog::open(&path, settings()), Err(EvaluationError::InUse { .. })));
+    }
+
+    /// JSON has six bytes for every byte of these.
+    #[test]
+    fn what_is_written_can_be_read_however_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("measurements.jsonl");
+        let longest = Row { prompt: "\u{1}".repeat(MAX_TEXT_BYTES), ..row("test 1", "mascot", 9) };
+        let longer = Row { captions: vec!["x".to_owned()], ..longest.clone() };
+        let mut log = MeasurementLog::open(&path, settings()).unwrap();
+        assert!(matches!(log.add(longer), Err(EvaluationError::LongText { .. })));
+        log.add(longest).unwrap();
+        drop(log);
+        assert_eq!(read_measurements(&[&path]).unwrap().len(), 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{MethodKind, NearestTraining, PublishedScores, Row, Set, Settings, Sk
 use crate::{CaseScore, Interval};
 
 /// Changes whenever a key changes its meaning or disappears.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// All that an evaluation found. Equal measurements give equal bytes: it holds no clock and no random order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -132,7 +132,7 @@ pub struct Summary {
     pub clip_t: Option<Interval>,
     /// Cosine of picture and the reference's captions.
     pub captions: Option<CaptionScores>,
-    /// Percentages and grade of the two means; nothing without prompts.
+    /// Means over the cases' scores, graded by that of `combined`; nothing without prompts.
     pub score: Option<CaseScore>,
     /// `clip_i` on the metric model's own scale.
     pub calibrated: Option<Interval>,
@@ -201,7 +201,7 @@ pub struct AtScale {
     pub clip_i: Interval,
     /// Cosine of picture and prompt.
     pub clip_t: Option<Interval>,
-    /// Percentages and grade of the two means.
+    /// Means over the cases' scores, graded by that of `combined`.
     pub score: Option<CaseScore>,
 }
 

@@ -92,12 +92,13 @@ fn summaries(method: &MethodReport, scale: f64) -> Vec<Vec<String>> {
         rows.extend(measures.map(|(name, value, num)| row("scale_sensitivity", &scale, name, value, Some(num))));
     }
     let others = [
-        ("diversity", method.diversity),
-        ("prompt_sensitivity", method.prompt_sensitivity),
-        ("nearest_training", method.copying.as_ref().map(|copying| copying.nearest)),
+        ("diversity", scale.as_str(), method.diversity),
+        ("prompt_sensitivity", &scale, method.prompt_sensitivity),
+        // Over every strength.
+        ("nearest_training", "", method.copying.as_ref().map(|copying| copying.nearest)),
     ];
-    let others = others.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    rows.extend(others.map(|(name, value)| row("", &scale, name, value, None)));
+    let others = others.into_iter().filter_map(|(name, scale, value)| Some((name, scale, value?)));
+    rows.extend(others.map(|(name, scale, value)| row("", scale, name, value, None)));
     rows
 }
 

@@ -13,7 +13,7 @@ const SUSPICIOUS_LIKENESS: f64 = 0.97;
 pub(super) fn verdict(report: &EvaluationReport) -> Vec<Remark> {
     let mut remarks: Vec<Remark> = Vec::new();
     for method in &report.adapters {
-        remarks.extend(scores(method));
+        remarks.extend(scores(method, report));
         remarks.extend(report.over_text_only(&method.name).and_then(|found| compared(found, report)));
     }
     if remarks.is_empty() && !report.adapters.is_empty() {
@@ -26,9 +26,12 @@ pub(super) fn verdict(report: &EvaluationReport) -> Vec<Remark> {
     remarks.extend(report.adapters.iter().filter_map(strengths));
     remarks.extend(report.adapters.iter().filter_map(held_out));
     remarks.extend(report.adapters.iter().filter_map(|method| empty_grade(method, report)));
+    remarks.extend(no_text_only(report));
     remarks.extend(report.adapters.iter().filter_map(ignored_prompts));
     remarks.extend(report.adapters.iter().flat_map(copies));
-    remarks.extend(few(report));
+    remarks.extend(few(report, "test", |method| &method.tests));
+    remarks.extend(few(report, "held-out reference", |method| &method.held_out));
+    remarks.extend(few(report, "image", |method| &method.protocol));
     if !report.skipped.is_empty() {
         let num = count(report.skipped.len(), "case was", "cases were");
         remarks.push(caution(format!("{num} skipped; the reasons are listed below.")));
@@ -36,11 +39,17 @@ pub(super) fn verdict(report: &EvaluationReport) -> Vec<Remark> {
     remarks
 }
 
-fn scores(method: &MethodReport) -> Option<Remark> {
+/// Good is only what is beyond that of text alone: a prompt can give both percentages away.
+fn scores(method: &MethodReport, report: &EvaluationReport) -> Option<Remark> {
     let name = &method.name;
+    let is_closer = |found: &Comparison| found.clip_i.low > 0.0 && found.is_likeness_beyond_chance();
     if let Some(tests @ Summary { score: Some(score), .. }) = &method.tests {
         return Some(Remark {
-            tone: if score.combined >= 70.0 { Tone::Good } else { Tone::Plain },
+            tone: if score.combined >= 70.0 && report.over_text_only(name).is_some_and(is_closer) {
+                Tone::Good
+            } else {
+                Tone::Plain
+            },
             text: format!(
                 "{name} keeps {:.0} % of the reference and follows {:.0} % of the prompt: {:.0} % combined, grade {}, over \
                  {}.",
@@ -164,6 +173,15 @@ fn empty_grade(method: &MethodReport, report: &EvaluationReport) -> Option<Remar
     (!reasons.is_empty()).then(|| caution(text))
 }
 
+/// Without text alone beside it, nobody knows what the reference was good for.
+fn no_text_only(report: &EvaluationReport) -> Option<Remark> {
+    let is_measured = |method: &MethodReport| method.tests.is_some();
+    let has_baseline = report.baselines.iter().any(|method| method.kind == MethodKind::TextOnly && is_measured(method));
+    let text = "Text only was not drawn beside it, and a prompt alone can score as much: `ipa evaluate` tells what the \
+                reference adds.";
+    (report.adapters.iter().any(is_measured) && !has_baseline).then(|| caution(text.to_owned()))
+}
+
 fn ignored_prompts(method: &MethodReport) -> Option<Remark> {
     let Interval { mean, .. } = method.prompt_sensitivity?;
     let text =
@@ -190,11 +208,11 @@ fn copies(method: &MethodReport) -> Vec<Remark> {
     trained.into_iter().chain(alike).map(caution).collect()
 }
 
-fn few(report: &EvaluationReport) -> Option<Remark> {
-    let num = report.adapters.iter().filter_map(|method| method.tests.as_ref()).map(|tests| tests.num_cases).max()?;
+fn few(report: &EvaluationReport, one: &str, of: fn(&MethodReport) -> &Option<Summary>) -> Option<Remark> {
+    let num = report.adapters.iter().filter_map(|method| of(method).as_ref()).map(|found| found.num_cases).max()?;
     let text = format!(
         "{} are an impression, not a measurement: too few to tell small differences from chance.",
-        count(num, "test", "tests")
+        count(num, one, &format!("{one}s"))
     );
     let text = if num == 1 { text.replacen("are", "is", 1) } else { text };
     (num < FEW_CASES).then(|| caution(text))

@@ -9,6 +9,10 @@ use crate::evaluation::{Set, Skipped};
 
 /// Endings of images.
 const IMAGE_ENDINGS: [&str; 4] = ["jpeg", "jpg", "png", "webp"];
+/// Captions that an image can have; COCO's have five to seven.
+const MAX_CAPTIONS: usize = 64;
+/// CLIP reads 77 tokens.
+const MAX_CAPTION_BYTES: usize = 2000;
 
 /// The images of a set, and those of its list that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +35,8 @@ pub struct ProtocolImage {
 }
 
 impl ImageSet {
-    /// Opens a folder of images, or a file of captions.
+    /// Opens a folder of images, or a file of captions, and takes the first `limit` images that can be used; what stands
+    /// behind them is not looked at.
     ///
     /// In a folder, captions are looked for in `captions.json`, `captions.jsonl` or COCO's `captions_*.json`, there or in a
     /// folder `annotations`, and for a split such as COCO's `val2017` in the `annotations` beside it; of several COCO files
@@ -43,16 +48,16 @@ impl ImageSet {
     /// # Errors
     /// [`ProtocolError`] naming file and field if the list cannot be read; [`ProtocolError::Ambiguous`],
     /// [`ProtocolError::Empty`]. Images that cannot be used are in [`Self::skipped`].
-    pub fn open(path: &Path) -> Result<Self, ProtocolError> {
+    pub fn open(path: &Path, limit: usize) -> Result<Self, ProtocolError> {
         let (list, root) = match path.is_dir() {
             true => (captions::list_in(path)?.or_else(|| coco::list_of_split(path)), path.to_owned()),
             false => (Some(path.to_owned()), folder_of(path).to_owned()),
         };
         let set = match list {
-            None => Self::new(&root, sidecars(&root)?),
+            None => Self::new(&root, sidecars(&root)?, limit),
             Some(list) => match coco::read(&list)? {
-                Some(listed) => Self::new(&coco::image_folder(&list), listed),
-                None => Self::new(&root, captions::read(&list)?),
+                Some(listed) => Self::new(&coco::image_folder(&list), listed, limit),
+                None => Self::new(&root, captions::read(&list)?, limit),
             },
         }?;
         match set.images.is_empty() && set.skipped.is_empty() {
@@ -61,11 +66,14 @@ impl ImageSet {
         }
     }
 
-    /// Sorts by id, and tells what can be used from what cannot.
-    fn new(root: &Path, listed: Vec<Listed>) -> Result<Self, ProtocolError> {
+    /// Tells what can be used from what cannot, until there are as many as wanted.
+    fn new(root: &Path, listed: Vec<Listed>, limit: usize) -> Result<Self, ProtocolError> {
         let real = root.canonicalize().map_err(|source| ProtocolError::Folder { path: root.to_owned(), source })?;
         let mut set = Self { images: Vec::new(), skipped: Vec::new() };
         for Listed { id, file, captions, fault } in listed {
+            if set.images.len() == limit {
+                break;
+            }
             let path = root.join(&file);
             let climbs = |part: Component<'_>| !matches!(part, Component::Normal(_) | Component::CurDir);
             let reason = if Path::new(&file).components().any(climbs) {
@@ -74,6 +82,9 @@ impl ImageSet {
                 fault
             } else if captions.iter().all(|caption| caption.trim().is_empty()) {
                 Some("it has no caption, so that there is no CLIP-T; write one")
+            } else if captions.len() > MAX_CAPTIONS || captions.iter().any(|caption| caption.len() > MAX_CAPTION_BYTES)
+            {
+                Some("it has more than 64 captions or one of more than 2,000 bytes; keep what describes it")
             } else {
                 match path.canonicalize() {
                     Ok(found) if !found.starts_with(&real) => Some("a link leads out of the folder; copy the image"),
@@ -153,6 +164,10 @@ mod tests {
         folder
     }
 
+    fn open(path: &Path) -> Result<ImageSet, ProtocolError> {
+        ImageSet::open(path, usize::MAX)
+    }
+
     fn found(set: &ImageSet) -> Vec<(&str, Vec<&str>)> {
         set.images
             .iter()
@@ -170,7 +185,7 @@ mod tests {
             folder(&[("b.png", ""), ("b.txt", "two\n\nthree\n"), ("a.JPG", ""), ("a.txt", "one"), ("c.webp", "")]);
         fs::write(folder.path().join("d.png"), "").unwrap();
         fs::write(folder.path().join("d.txt"), [0xFF, 0xFE]).unwrap();
-        let set = ImageSet::open(folder.path()).unwrap();
+        let set = open(folder.path()).unwrap();
         assert_eq!(found(&set), [("a.JPG", vec!["one"]), ("b.png", vec!["two", "three"])]);
         let [(first, no_caption), (second, no_text)] = skipped(&set)[..] else { panic!("{:?}", set.skipped) };
         assert_eq!((first, second), ("c.webp", "d.png"));
@@ -187,7 +202,7 @@ mod tests {
             let folder = folder(&[("a.png", ""), ("b.png", ""), (name, text)]);
             let expected = [("a.png", vec!["one", "eins"]), ("b.png", vec!["two"])];
             for path in [folder.path().to_owned(), folder.path().join(name)] {
-                assert_eq!(found(&ImageSet::open(&path).unwrap()), expected, "{text}");
+                assert_eq!(found(&open(&path).unwrap()), expected, "{text}");
             }
         }
     }
@@ -205,8 +220,8 @@ mod tests {
         ] {
             let images = ["nine.jpg", "ten.jpg"].map(|name| format!("{images}{name}"));
             let folder = folder(&[(list, json), (&images[0], ""), (&images[1], "")]);
-            assert_eq!(found(&ImageSet::open(folder.path()).unwrap()), expected, "{list}");
-            assert_eq!(found(&ImageSet::open(&folder.path().join(list)).unwrap()), expected, "{list}");
+            assert_eq!(found(&open(folder.path()).unwrap()), expected, "{list}");
+            assert_eq!(found(&open(&folder.path().join(list)).unwrap()), expected, "{list}");
         }
         let all = folder(&[
             ("annotations/captions_val2017.json", json),
@@ -215,10 +230,10 @@ mod tests {
             ("val2017/ten.jpg", ""),
         ]);
         for path in ["", "val2017"] {
-            assert_eq!(found(&ImageSet::open(&all.path().join(path)).unwrap()), expected, "`{path}` of all of COCO");
+            assert_eq!(found(&open(&all.path().join(path)).unwrap()), expected, "`{path}` of all of COCO");
         }
         let renamed = folder(&[("my.json", json), ("nine.jpg", "")]);
-        let set = ImageSet::open(&renamed.path().join("my.json")).unwrap();
+        let set = open(&renamed.path().join("my.json")).unwrap();
         assert_eq!((found(&set).len(), set.skipped[0].case.as_str()), (1, "10"));
     }
 
@@ -227,7 +242,7 @@ mod tests {
         let rows = r#"[{"image_file": "../out.png", "text": "x"}, {"image_file": "gone.png", "text": "x"},
             {"image_file": "a.png", "text": "one"}, {"image_file": "mute.png", "text": "  "}, {"image_file": "sub", "text": "x"}]"#;
         let folder = folder(&[("a.png", ""), ("mute.png", ""), ("sub/b.png", ""), ("captions.json", rows)]);
-        let set = ImageSet::open(folder.path()).unwrap();
+        let set = open(folder.path()).unwrap();
         assert_eq!(found(&set), [("a.png", vec!["one"])]);
         let reasons = skipped(&set);
         for (name, reason) in
@@ -237,13 +252,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_stands_behind_the_last_image_wanted_is_not_told() {
+        let many = vec!["x"; MAX_CAPTIONS + 1].join("\n");
+        let long = "x".repeat(MAX_CAPTION_BYTES + 1);
+        let folder = folder(&[
+            ("a.png", ""),
+            ("a.txt", &many),
+            ("b.png", ""),
+            ("b.txt", &long),
+            ("c.png", ""),
+            ("c.txt", "one"),
+            ("d.png", ""),
+            ("e.png", ""),
+            ("e.txt", "five"),
+        ]);
+        let taken = |limit| {
+            let set = ImageSet::open(folder.path(), limit).unwrap();
+            let cases = |set: &ImageSet| set.skipped.iter().map(|skip| skip.case.clone()).collect::<Vec<_>>();
+            (set.images.iter().map(|image| image.id.clone()).collect::<Vec<_>>(), cases(&set))
+        };
+        assert_eq!(taken(1), (vec!["c.png".to_owned()], vec!["a.png".to_owned(), "b.png".to_owned()]));
+        assert_eq!(taken(2).0, ["c.png", "e.png"]);
+        assert_eq!(taken(2).1, ["a.png", "b.png", "d.png"]);
+    }
+
     #[cfg(unix)]
     #[test]
     fn links_do_not_lead_out() {
         let outside = folder(&[("secret.png", "")]);
         let folder = folder(&[("a.png", ""), ("captions.json", r#"{"link.png": "x", "a.png": "one"}"#)]);
         std::os::unix::fs::symlink(outside.path().join("secret.png"), folder.path().join("link.png")).unwrap();
-        let set = ImageSet::open(folder.path()).unwrap();
+        let set = open(folder.path()).unwrap();
         assert!(set.skipped[0].reason.contains("link leads out"), "{:?}", set.skipped);
     }
 
@@ -251,7 +291,7 @@ mod tests {
     fn a_list_that_cannot_be_read_is_named_with_its_field() {
         let error = |name: &str, text: &str| {
             let folder = folder(&[("a.png", ""), (name, text)]);
-            ImageSet::open(folder.path()).unwrap_err().to_string()
+            open(folder.path()).unwrap_err().to_string()
         };
         for (name, text, expected) in [
             ("captions.json", r#"[{"image_file": 5}]"#, "`[0].image_file`"),
@@ -264,7 +304,7 @@ mod tests {
             assert!(error.contains(name) && error.contains(expected), "{error}");
         }
         let two = folder(&[("captions.json", "[]"), ("captions_val.json", "{}")]);
-        assert!(matches!(ImageSet::open(two.path()), Err(ProtocolError::Ambiguous { .. })));
-        assert!(matches!(ImageSet::open(folder(&[]).path()), Err(ProtocolError::Empty { .. })));
+        assert!(matches!(open(two.path()), Err(ProtocolError::Ambiguous { .. })));
+        assert!(matches!(open(folder(&[]).path()), Err(ProtocolError::Empty { .. })));
     }
 }

@@ -7,7 +7,7 @@
 //! use ipa_metrics::protocol::{ImageSet, Protocol, Shard};
 //!
 //! let protocol = Protocol::paper();
-//! let images = ImageSet::open("coco/annotations/captions_val2017.json".as_ref())?;
+//! let images = ImageSet::open("coco/annotations/captions_val2017.json".as_ref(), usize::MAX)?;
 //! let shard: Shard = "1/3".parse()?;
 //! for (image, sample) in shard.of(&images.images).flat_map(|image| (0..protocol.num_samples).map(move |n| (image, n))) {
 //!     println!("{} with seed {}", image.file.display(), ipa_metrics::protocol::sample_seed(&image.id, sample));

@@ -67,20 +67,19 @@ fn summary(rows: &[&Row], settings: &Settings, name: &str) -> Result<Option<Summ
         clip_i,
         clip_t: interval(&following, name)?,
         captions: caption_scores(rows, name)?,
-        score: score(rows),
+        score: CaseScore::mean(&case_scores(rows)),
         calibrated,
         judged: judged(rows, name)?,
     }))
 }
 
-/// Of the means over all cases that have a prompt.
-pub(super) fn score(rows: &[&Row]) -> Option<CaseScore> {
-    let of = |value: fn(&Row) -> Option<f64>| {
-        let means = case_means(rows, value);
-        (!means.is_empty()).then(|| means.iter().map(|(_, mean)| mean).sum::<f64>() / means.len() as f64)
+/// Of every case that has a prompt, by the means of its pictures.
+pub(super) fn case_scores(rows: &[&Row]) -> Vec<CaseScore> {
+    let of_case = |pictures: &[&Row]| {
+        let clip_t = mean_of(pictures, |row| row.text_cosine)?;
+        Some(CaseScore::new(mean_of(pictures, |row| Some(row.image_cosine))?, clip_t))
     };
-    let clip_i = of(|row| row.text_cosine.map(|_| row.image_cosine))?;
-    Some(CaseScore::new(clip_i, of(|row| row.text_cosine)?))
+    cases(rows).filter_map(of_case).collect()
 }
 
 fn caption_scores(rows: &[&Row], name: &str) -> Result<Option<CaptionScores>, EvaluationError> {

@@ -2,8 +2,8 @@
 
 use super::super::report::{AtScale, BestScale, ScaleSensitivity, is_enough};
 use super::super::{EvaluationError, Row, Set, Settings};
-use super::method::score;
-use super::{RESAMPLING_SEED, case_means, cases, failed, interval, mean_of};
+use super::method::case_scores;
+use super::{RESAMPLING_SEED, case_means, cases, failed, interval};
 use crate::{CaseScore, monotonicity, paired_difference};
 
 /// Over the cases that have a picture at every strength that any has, so that all means are over the same.
@@ -29,7 +29,7 @@ pub(super) fn scale_sensitivity(
         let clip_i = clip_i.expect("whole cases have every strength");
         let following = case_means(&rows, |row| row.text_cosine);
         let (num_cases, num_clip_t_cases) = (cases(&rows).count(), following.len());
-        let (clip_t, score) = (interval(&following, name)?, score(&rows));
+        let (clip_t, score) = (interval(&following, name)?, CaseScore::mean(&case_scores(&rows)));
         Ok(AtScale { scale: *scale, num_cases, num_clip_t_cases, clip_i, clip_t, score })
     };
     let scales: Vec<AtScale> = settings.scales.iter().map(at).collect::<Result<_, EvaluationError>>()?;
@@ -50,18 +50,14 @@ fn best(whole: &[&Row], scales: &[AtScale], name: &str) -> Result<Option<BestSca
     };
     let of_cases = |scale: f64| -> Vec<f64> {
         let rows: Vec<&Row> = whole.iter().copied().filter(|row| row.scale == scale).collect();
-        let of_case = |pictures: &[&Row]| {
-            let clip_t = mean_of(pictures, |row| row.text_cosine)?;
-            Some(CaseScore::new(mean_of(pictures, |row| Some(row.image_cosine))?, clip_t).combined)
-        };
-        cases(&rows).filter_map(of_case).collect()
+        case_scores(&rows).iter().map(|score| score.combined).collect()
     };
     let at_best = of_cases(best.scale);
     let mut as_good = Vec::new();
     for at in scales.iter().filter(|at| at.scale != best.scale) {
         let worse = paired_difference(&at_best, &of_cases(at.scale), RESAMPLING_SEED);
         let worse = worse.map_err(|source| failed(name, source))?;
-        if !(is_enough(at_best.len()) && worse.excludes_zero()) {
+        if !(is_enough(at_best.len()) && worse.high < 0.0) {
             as_good.push(at.scale);
         }
     }

@@ -69,22 +69,24 @@ pub(in super::super) fn reading(page: &mut Report, report: &EvaluationReport) {
         ),
         (
             "Preservation, following, combined, grade",
-            "The two cosines as percentages, their mean, and a school grade. A summary to glance at, not a measurement.",
+            "The two cosines as percentages, their mean, and a school grade; over several tests, the means of theirs. A summary to \
+             glance at, not a measurement.",
         ),
         (
             "Intervals in brackets",
-            "95 % bootstrap intervals over cases: were other cases drawn from the same source, their mean would mostly lie there.",
+            "95 % bootstrap intervals over cases: were other cases drawn from the same source, their mean would mostly lie there. \
+             Of fewer than six cases they are no wider than the cases themselves, and too narrow; one case has none.",
         ),
         ("λ", "Strength of the reference: 0 none, 1 as trained."),
-        (
-            "Text only, reference itself",
-            "The two ends: no reference at all, and nothing but the reference. An adapter belongs between them.",
-        ),
     ];
+    let ends = (!report.baselines.is_empty()).then_some((
+        "Text only, reference itself",
+        "The two ends: no reference at all, and nothing but the reference. An adapter belongs between them.",
+    ));
     page.section("How to read the numbers");
     page.push(html! {
         dl.terms.card {
-            @for (term, meaning) in terms { div { dt { (term) } dd { (meaning) } } }
+            @for (term, meaning) in terms.into_iter().chain(ends) { div { dt { (term) } dd { (meaning) } } }
             @if let Some(scale) = scale { div { dt { "Calibrated" } dd { (scale) } } }
         }
     });

@@ -64,10 +64,12 @@ pub(in super::super) fn tests(page: &mut Report, report: &EvaluationReport, pict
         .collect();
     let Some(first) = shown.iter().max_by_key(|method| method.test_cases.len()) else { return };
     page.section("Tests");
+    let has_text_only = shown.iter().any(|method| method.kind == MethodKind::TextOnly);
     page.paragraph(&format!(
-        "Each test has a reference and a prompt. Adapters draw at λ = {}; \"text only\" sees no reference. Select a picture \
-         to enlarge it; the arrow keys go on to the next.",
-        report.settings.scale
+        "Each test has a reference and a prompt. Adapters draw at λ = {}{}. Select a picture to enlarge it; the arrow keys \
+         go on to the next.",
+        report.settings.scale,
+        if has_text_only { "; \"text only\" sees no reference" } else { "" }
     ));
     let rows = first.test_cases.iter().take(MAX_CASES).map(|case| {
         let reference = reference(&case.case, &case.reference);
