@@ -70,7 +70,7 @@ impl Bench {
         let clip = ClipModel::load(&self.model.join("clip"), OPTIONS)?;
         let sees = !matches!(arm.how, How::TextOnly);
         let (cases, num_steps) = (&self.cases, self.settings.drawing_steps);
-        let studio = Studio { pipeline: &pipeline, clip: &clip, cases, num_steps, seed, sees };
+        let studio = Studio { pipeline: &pipeline, clip: &clip, cases, num_steps, sees };
         let swept = SWEPT.into_iter().filter(|_| arm.name == DEFAULT).flat_map(|scale| SWEPT_IN.map(|at| (scale, at)));
         let mut drawings = Vec::new();
         for (scale, condition) in Condition::ALL.map(|at| (SCALE, at)).into_iter().chain(swept) {
