@@ -62,7 +62,7 @@ fn panel(
         .y_labels(pairs.len() + 2)
         .y_label_formatter(&name)
         .x_labels(5)
-        .x_label_formatter(&|x| format!("{:.places$}", x + 0.0))
+        .x_label_formatter(&|x| format!("{:.places$}", (x * 100.0).round() / 100.0 + 0.0)) // no "-0.00"
         .max_light_lines(1)
         .x_desc(title)
         .draw()?;
