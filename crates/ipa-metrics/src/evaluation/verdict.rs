@@ -8,6 +8,8 @@ use crate::{CaseScore, Interval};
 const FEW_CASES: usize = 10;
 /// A mean likeness from here on looks more like copying than like drawing.
 const SUSPICIOUS_LIKENESS: f64 = 0.97;
+/// Per cent of prompts that leave no room above them.
+const NEARLY_ALL: f64 = 95.0;
 
 /// Scores first, each with what it is over text alone, then other comparisons, strengths, and what to be careful with.
 pub(super) fn verdict(report: &EvaluationReport) -> Vec<Remark> {
@@ -157,9 +159,13 @@ fn empty_grade(method: &MethodReport, report: &EvaluationReport) -> Option<Remar
     let of = |kind: MethodKind| -> Option<CaseScore> {
         report.baselines.iter().find(|other| other.kind == kind)?.tests.as_ref()?.score
     };
-    let full = of(MethodKind::TextOnly)
-        .filter(|text| text.prompt_following >= 100.0)
-        .map(|_| "text only follows 100 % of the prompt, so that nothing can follow more under this CLIP".to_owned());
+    let full = of(MethodKind::TextOnly).map(|text| text.prompt_following).filter(|following| *following >= NEARLY_ALL).map(
+        |following| {
+            format!(
+                "text only follows {following:.0} % of the prompt, so that hardly anything can follow more under this CLIP"
+            )
+        },
+    );
     let higher =
         of(MethodKind::ReferenceItself).filter(|reference| reference.combined > own.combined).map(|reference| {
             format!(
